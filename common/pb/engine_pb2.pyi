@@ -1,0 +1,78 @@
+from common.pb import embedding_pb2 as _embedding_pb2
+from common.pb import language_pb2 as _language_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EngineCommands(_message.Message):
+    __slots__ = ("commands",)
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    commands: _containers.RepeatedCompositeFieldContainer[EngineCommand]
+    def __init__(self, commands: _Optional[_Iterable[_Union[EngineCommand, _Mapping]]] = ...) -> None: ...
+
+class EngineCommand(_message.Message):
+    __slots__ = ("generate", "abort", "filled", "closed", "drain", "stop")
+    GENERATE_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
+    FILLED_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    generate: _language_pb2.Generate
+    abort: _language_pb2.Abort
+    filled: bytes
+    closed: GrantClosed
+    drain: bool
+    stop: bool
+    def __init__(self, generate: _Optional[_Union[_language_pb2.Generate, _Mapping]] = ..., abort: _Optional[_Union[_language_pb2.Abort, _Mapping]] = ..., filled: _Optional[bytes] = ..., closed: _Optional[_Union[GrantClosed, _Mapping]] = ..., drain: bool = ..., stop: bool = ...) -> None: ...
+
+class GrantClosed(_message.Message):
+    __slots__ = ("grant_id", "reason")
+    GRANT_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    grant_id: bytes
+    reason: str
+    def __init__(self, grant_id: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class EngineEvents(_message.Message):
+    __slots__ = ("events", "opened", "revoked", "stats", "ready")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    events: _language_pb2.SessionEvent
+    opened: _containers.RepeatedCompositeFieldContainer[GrantRegion]
+    revoked: _containers.RepeatedScalarFieldContainer[bytes]
+    stats: EngineStats
+    ready: bool
+    def __init__(self, events: _Optional[_Union[_language_pb2.SessionEvent, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[GrantRegion, _Mapping]]] = ..., revoked: _Optional[_Iterable[bytes]] = ..., stats: _Optional[_Union[EngineStats, _Mapping]] = ..., ready: bool = ...) -> None: ...
+
+class GrantRegion(_message.Message):
+    __slots__ = ("grant_id", "offset", "layout")
+    GRANT_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    grant_id: bytes
+    offset: int
+    layout: _embedding_pb2.EmbeddingLayout
+    def __init__(self, grant_id: _Optional[bytes] = ..., offset: _Optional[int] = ..., layout: _Optional[_Union[_embedding_pb2.EmbeddingLayout, _Mapping]] = ...) -> None: ...
+
+class EngineStats(_message.Message):
+    __slots__ = ("values", "steps")
+    class ValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.ScalarMap[str, float]
+    steps: int
+    def __init__(self, values: _Optional[_Mapping[str, float]] = ..., steps: _Optional[int] = ...) -> None: ...

@@ -15,20 +15,22 @@ class EngineCommands(_message.Message):
     def __init__(self, commands: _Optional[_Iterable[_Union[EngineCommand, _Mapping]]] = ...) -> None: ...
 
 class EngineCommand(_message.Message):
-    __slots__ = ("generate", "abort", "filled", "closed", "drain", "stop")
+    __slots__ = ("generate", "abort", "filled", "closed", "drain", "stop", "grant_lost")
     GENERATE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     FILLED_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    GRANT_LOST_FIELD_NUMBER: _ClassVar[int]
     generate: _language_pb2.Generate
     abort: _language_pb2.Abort
     filled: bytes
     closed: GrantClosed
     drain: bool
     stop: bool
-    def __init__(self, generate: _Optional[_Union[_language_pb2.Generate, _Mapping]] = ..., abort: _Optional[_Union[_language_pb2.Abort, _Mapping]] = ..., filled: _Optional[bytes] = ..., closed: _Optional[_Union[GrantClosed, _Mapping]] = ..., drain: bool = ..., stop: bool = ...) -> None: ...
+    grant_lost: _language_pb2.GrantLost
+    def __init__(self, generate: _Optional[_Union[_language_pb2.Generate, _Mapping]] = ..., abort: _Optional[_Union[_language_pb2.Abort, _Mapping]] = ..., filled: _Optional[bytes] = ..., closed: _Optional[_Union[GrantClosed, _Mapping]] = ..., drain: bool = ..., stop: bool = ..., grant_lost: _Optional[_Union[_language_pb2.GrantLost, _Mapping]] = ...) -> None: ...
 
 class GrantClosed(_message.Message):
     __slots__ = ("grant_id", "reason")

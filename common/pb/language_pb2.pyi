@@ -10,12 +10,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionCommand(_message.Message):
-    __slots__ = ("generate", "abort")
+    __slots__ = ("generate", "abort", "grant_lost")
     GENERATE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    GRANT_LOST_FIELD_NUMBER: _ClassVar[int]
     generate: Generate
     abort: Abort
-    def __init__(self, generate: _Optional[_Union[Generate, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+    grant_lost: GrantLost
+    def __init__(self, generate: _Optional[_Union[Generate, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., grant_lost: _Optional[_Union[GrantLost, _Mapping]] = ...) -> None: ...
 
 class Generate(_message.Message):
     __slots__ = ("handle", "request_id", "fingerprint", "salt", "prompt_ids", "spans", "resumed_output_ids", "sampling", "deadline_seconds")
@@ -86,6 +88,16 @@ class Abort(_message.Message):
     handle: int
     reason: str
     def __init__(self, handle: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class GrantLost(_message.Message):
+    __slots__ = ("handle", "key", "grant_id")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    GRANT_ID_FIELD_NUMBER: _ClassVar[int]
+    handle: int
+    key: bytes
+    grant_id: bytes
+    def __init__(self, handle: _Optional[int] = ..., key: _Optional[bytes] = ..., grant_id: _Optional[bytes] = ...) -> None: ...
 
 class SessionEvent(_message.Message):
     __slots__ = ("admitted", "needs", "received", "outputs", "finished", "load")

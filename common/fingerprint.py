@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 # Everything but weights that changes what the model says.
@@ -31,23 +32,38 @@ def shard_names(model_dir: Path) -> list[str]:
 
 
 def shard_digest(path: Path) -> bytes:
+    """`sampled_digest` of a safetensors file on this machine."""
+    with path.open("rb") as file:
+
+        def read(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            return file.read(length)
+
+        return sampled_digest(read, path.stat().st_size, path.name)
+
+
+def sampled_digest(read: Callable[[int, int], bytes], size: int, name: str) -> bytes:
     """SHA-256 over a safetensors file's header (8-byte length, then JSON) and evenly spaced samples of its data.
 
     The samples are what tells a fine-tune from its base: their headers are the same. 64 samples of 4 KiB are read,
     the first at the start of the data and the last at its end.
+
+    Args:
+        read: (offset, length) to the file's bytes there, fewer only at its end.
+        size: of the file in bytes.
+        name: of the file, for the error.
+
+    Raises:
+        ValueError: it is not a safetensors file.
     """
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = file.read(8)
-        header = int.from_bytes(length, "little")
-        if len(length) != 8 or header > size - 8:
-            raise ValueError(f"{path.name} is not a safetensors file: its header length is out of range")
-        digest.update(length + file.read(header))
-        start, span = 8 + header, max(0, size - 8 - header - _SAMPLE_BYTES)
-        for i in range(_SAMPLES):
-            file.seek(start + span * i // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
+    length = read(0, 8)
+    header = int.from_bytes(length, "little")
+    if len(length) != 8 or header > size - 8:
+        raise ValueError(f"{name} is not a safetensors file: its header length is out of range")
+    digest = hashlib.sha256(length + read(8, header))
+    start, span = 8 + header, max(0, size - 8 - header - _SAMPLE_BYTES)
+    for i in range(_SAMPLES):
+        digest.update(read(start + span * i // (_SAMPLES - 1), _SAMPLE_BYTES))
     return digest.digest()
 
 

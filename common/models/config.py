@@ -94,7 +94,6 @@ class ModelConfig:
     vision_start_token_id: int | None
     vision_end_token_id: int | None
     dtype: str
-    quantized_fp8: bool
 
     @property
     def levels(self) -> int:
@@ -125,12 +124,11 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     if architecture not in VISION_LANGUAGE_ARCHITECTURES + TEXT_ARCHITECTURES:
         served = ", ".join(VISION_LANGUAGE_ARCHITECTURES + TEXT_ARCHITECTURES)
         raise UnsupportedModelError(f"architecture {architecture} is not supported (supported: {served})")
-    quantized_fp8 = _check_quantization(raw)
+    _refuse_quantization(raw)
     if architecture in TEXT_ARCHITECTURES:
-        text, vision, token_ids = raw, None, {}
+        text, vision = raw, None
     else:
-        text, token_ids = _get(raw, "text_config", dict), raw
-        vision = _parse_vision(_get(raw, "vision_config", dict))
+        text, vision = _get(raw, "text_config", dict), _parse_vision(_get(raw, "vision_config", dict))
     config = ModelConfig(
         architecture=architecture,
         text=_parse_text(
@@ -140,12 +138,11 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
             tie_word_embeddings=_get(raw, "tie_word_embeddings", bool, False),
         ),
         vision=vision,
-        image_token_id=token_ids.get("image_token_id"),
-        video_token_id=token_ids.get("video_token_id"),
-        vision_start_token_id=token_ids.get("vision_start_token_id"),
-        vision_end_token_id=token_ids.get("vision_end_token_id"),
+        image_token_id=_get(raw, "image_token_id", int) if vision else None,
+        video_token_id=_get(raw, "video_token_id", int) if vision else None,
+        vision_start_token_id=_get(raw, "vision_start_token_id", int) if vision else None,
+        vision_end_token_id=_get(raw, "vision_end_token_id", int) if vision else None,
         dtype=_parse_dtype(raw, text),
-        quantized_fp8=quantized_fp8,
     )
     if vision is not None:
         _check_pair(config.text, vision)
@@ -251,21 +248,18 @@ def _check_pair(text: TextConfig, vision: VisionConfig) -> None:
         raise ValueError(f"{vision.levels} deepstack levels for {text.num_layers} decoder layers")
 
 
-def _check_quantization(raw: Mapping[str, Any]) -> bool:
-    """Whether weights are block-FP8 (`weight_scale_inv`, 128 x 128), which is dequantised at load."""
+def _refuse_quantization(raw: Mapping[str, Any]) -> None:
+    """Only block-FP8 is read (`weight_scale_inv`, one scale for 128 x 128 values); it is dequantised at load."""
     text: Mapping[str, Any] = raw.get("text_config") or {}
     quantization = raw.get("quantization_config") or text.get("quantization_config")
     if not quantization:
-        return False
+        return
     method = quantization.get("quant_method")
     if method != "fp8":
         raise UnsupportedModelError(f"quantization {method!r} is not supported, only block-wise fp8 is")
-    if list(quantization.get("weight_block_size") or ()) != list(FP8_BLOCK):
-        raise UnsupportedModelError(
-            f"fp8 quantization with weight_block_size {quantization.get('weight_block_size')} is not supported,"
-            f" only {list(FP8_BLOCK)} is"
-        )
-    return True
+    block = quantization.get("weight_block_size")
+    if list(block or ()) != list(FP8_BLOCK):
+        raise UnsupportedModelError(f"fp8 with weight_block_size {block} is not supported, only {list(FP8_BLOCK)} is")
 
 
 def _parse_dtype(raw: Mapping[str, Any], text: Mapping[str, Any]) -> str:

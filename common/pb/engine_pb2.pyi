@@ -1,3 +1,4 @@
+from common.pb import common_pb2 as _common_pb2
 from common.pb import embedding_pb2 as _embedding_pb2
 from common.pb import language_pb2 as _language_pb2
 from google.protobuf.internal import containers as _containers
@@ -15,22 +16,20 @@ class EngineCommands(_message.Message):
     def __init__(self, commands: _Optional[_Iterable[_Union[EngineCommand, _Mapping]]] = ...) -> None: ...
 
 class EngineCommand(_message.Message):
-    __slots__ = ("generate", "abort", "filled", "closed", "drain", "stop", "grant_lost")
+    __slots__ = ("generate", "abort", "filled", "closed", "grant_lost", "stop")
     GENERATE_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     FILLED_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
-    DRAIN_FIELD_NUMBER: _ClassVar[int]
-    STOP_FIELD_NUMBER: _ClassVar[int]
     GRANT_LOST_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
     generate: _language_pb2.Generate
     abort: _language_pb2.Abort
     filled: bytes
     closed: GrantClosed
-    drain: bool
-    stop: bool
     grant_lost: _language_pb2.GrantLost
-    def __init__(self, generate: _Optional[_Union[_language_pb2.Generate, _Mapping]] = ..., abort: _Optional[_Union[_language_pb2.Abort, _Mapping]] = ..., filled: _Optional[bytes] = ..., closed: _Optional[_Union[GrantClosed, _Mapping]] = ..., drain: bool = ..., stop: bool = ..., grant_lost: _Optional[_Union[_language_pb2.GrantLost, _Mapping]] = ...) -> None: ...
+    stop: bool
+    def __init__(self, generate: _Optional[_Union[_language_pb2.Generate, _Mapping]] = ..., abort: _Optional[_Union[_language_pb2.Abort, _Mapping]] = ..., filled: _Optional[bytes] = ..., closed: _Optional[_Union[GrantClosed, _Mapping]] = ..., grant_lost: _Optional[_Union[_language_pb2.GrantLost, _Mapping]] = ..., stop: bool = ...) -> None: ...
 
 class GrantClosed(_message.Message):
     __slots__ = ("grant_id", "reason")
@@ -41,18 +40,22 @@ class GrantClosed(_message.Message):
     def __init__(self, grant_id: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class EngineEvents(_message.Message):
-    __slots__ = ("events", "opened", "revoked", "stats", "ready")
+    __slots__ = ("events", "opened", "revoked", "stats", "ready", "failed", "idle")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    IDLE_FIELD_NUMBER: _ClassVar[int]
     events: _language_pb2.SessionEvent
     opened: _containers.RepeatedCompositeFieldContainer[GrantRegion]
     revoked: _containers.RepeatedScalarFieldContainer[bytes]
     stats: EngineStats
-    ready: bool
-    def __init__(self, events: _Optional[_Union[_language_pb2.SessionEvent, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[GrantRegion, _Mapping]]] = ..., revoked: _Optional[_Iterable[bytes]] = ..., stats: _Optional[_Union[EngineStats, _Mapping]] = ..., ready: bool = ...) -> None: ...
+    ready: _common_pb2.ModelInfo
+    failed: str
+    idle: bool
+    def __init__(self, events: _Optional[_Union[_language_pb2.SessionEvent, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[GrantRegion, _Mapping]]] = ..., revoked: _Optional[_Iterable[bytes]] = ..., stats: _Optional[_Union[EngineStats, _Mapping]] = ..., ready: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., failed: _Optional[str] = ..., idle: bool = ...) -> None: ...
 
 class GrantRegion(_message.Message):
     __slots__ = ("grant_id", "offset", "layout")
@@ -65,7 +68,7 @@ class GrantRegion(_message.Message):
     def __init__(self, grant_id: _Optional[bytes] = ..., offset: _Optional[int] = ..., layout: _Optional[_Union[_embedding_pb2.EmbeddingLayout, _Mapping]] = ...) -> None: ...
 
 class EngineStats(_message.Message):
-    __slots__ = ("values", "steps")
+    __slots__ = ("values",)
     class ValuesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -74,7 +77,5 @@ class EngineStats(_message.Message):
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     VALUES_FIELD_NUMBER: _ClassVar[int]
-    STEPS_FIELD_NUMBER: _ClassVar[int]
     values: _containers.ScalarMap[str, float]
-    steps: int
-    def __init__(self, values: _Optional[_Mapping[str, float]] = ..., steps: _Optional[int] = ...) -> None: ...
+    def __init__(self, values: _Optional[_Mapping[str, float]] = ...) -> None: ...

@@ -10,7 +10,7 @@ A `Sender` and a `Receiver` exist for each transport; `Outgoing` is the encode s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from common.embeddings import EmbeddingLayout
 from common.pb import embedding_pb2 as pb
@@ -43,6 +43,16 @@ class Delivery:
     transport: pb.Transport
 
 
+@dataclass(frozen=True, kw_only=True)
+class SendTimeouts:
+    """Seconds after which a sender gives a language server up."""
+
+    connect: float = 5.0
+    stall: float = 30.0  # frames are waiting and none has left
+    receipt: float = 30.0  # every frame has left and no receipt came
+    idle: float = 60.0  # without shipments: the connection is closed, and made anew when needed
+
+
 class ShipError(Exception):
     """The item could not be handed over under this grant; the item itself is fine."""
 
@@ -65,12 +75,30 @@ class Sender(Protocol):
     async def close(self) -> None: ...
 
 
-class FrameRejected(Exception):
-    """A frame that is not taken; `receipt` is for its sender when the frame made its grant void."""
+# Why a frame is not taken: the labels of epd_frames_rejected_total.
+RejectReason = Literal[
+    "malformed",  # not a frame at all
+    "unknown_grant",  # never given, revoked, or complete already
+    "protocol",
+    "tensor",
+    "dtype",
+    "shape",
+    "range",  # empty, over 8 MiB, or past the tensor's end
+    "duplicate",  # its bytes are all held already; harmless
+    "overlap",  # some of its bytes are held already
+    "concurrent",  # two writers under one grant
+    "length",  # the payload is not as long as its header says
+    "checksum",
+    "incomplete",  # the writer said that it was done and was not
+]
 
-    def __init__(self, reason: str, receipt: pb.Receipt | None = None) -> None:
+
+class FrameRejected(Exception):
+    """A frame that is not taken; `receipt` is for its sender when the grant is void or was never there."""
+
+    def __init__(self, reason: RejectReason, receipt: pb.Receipt | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason  # one of a fixed few: a label of epd_frames_rejected_total
+        self.reason = reason
         self.receipt = receipt
 
 
@@ -78,7 +106,7 @@ class FrameSink(Protocol):
     """Where receivers put frames. Called from any thread; for one grant by one receiver at a time."""
 
     def begin(self, sealed: pb.SealedHeader) -> tuple[pb.FrameHeader, memoryview]:
-        """Checks a header against its grant before anything is copied.
+        """Checks a header against its grant before anything is copied; `commit` or `reject` has to follow.
 
         Returns:
             The header, and the `header.length` bytes that the payload has to be written to.
@@ -87,15 +115,21 @@ class FrameSink(Protocol):
             FrameRejected: unknown grant, other protocol, tensor, dtype, shape or range than granted, duplicate.
         """
 
-    def commit(self, sealed: pb.SealedHeader, header: pb.FrameHeader) -> pb.Receipt | None:
+    def commit(self, sealed: pb.SealedHeader, header: pb.FrameHeader, transport: pb.Transport) -> pb.Receipt | None:
         """Verifies the checksum over what `begin`'s memory now holds. A receipt when this made the item complete.
 
         Raises:
             FrameRejected: the checksum is wrong; its receipt says that the grant is void.
         """
 
-    def reject(self, sealed: pb.SealedHeader, header: pb.FrameHeader, reason: str) -> pb.Receipt:
+    def reject(self, header: pb.FrameHeader, reason: RejectReason) -> pb.Receipt:
         """Voids the grant after `begin`: the payload did not come, or not in its announced length."""
+
+    def void(self, grant_id: bytes, reason: RejectReason) -> pb.Receipt:
+        """Voids a live grant outside `begin` and `commit`; says UNKNOWN_GRANT of any other."""
+
+    def refuse(self, reason: RejectReason) -> None:
+        """Counts what was too broken to be given to `begin`."""
 
 
 class Receiver(Protocol):
@@ -107,7 +141,14 @@ class Receiver(Protocol):
     def endpoint(self) -> pb.Endpoint:
         """What grants advertise."""
 
+    @property
+    def healthy(self) -> bool:
+        """False once it can take no frame any more."""
+
     def release(self, receipt: pb.Receipt) -> None:
-        """Sends `receipt` to the writer of a grant that the server itself took back, if that writer is known."""
+        """Sends `receipt` to the writer of a grant that the server itself took back, if that writer is known.
+
+        Called from any thread, for every closed grant: this is also what makes the receiver forget the grant.
+        """
 
     async def stop(self) -> None: ...

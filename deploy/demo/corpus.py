@@ -1,8 +1,9 @@
 """The sentences that the demo's tokenizer learns its merges from.
 
-Plain English about coloured shapes, small talk, sums, JSON and a little code: what the demo's model is asked and answers,
-and enough ordinary words that other text does not fall apart into single bytes.
+Plain English about coloured shapes, small talk, sums, JSON and a little code: what the demo's model is asked and
+answers, and enough ordinary words that other text does not fall apart into single bytes.
 """
+# ruff: noqa: E501  sentences are long
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ REGIONS = ("top left", "top right", "bottom left", "bottom right", "centre", "mi
 WAYS = ("left", "right", "up", "down")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
-# {c} {d}: colours; {s} {u}: shapes; {p}: a plural; {z}: a size; {r}: a relation; {g}: a region; {w}: a way; {n}: a number word;
-# {i} {j}: integers; {b}: a box
+# {c} {d}: colours; {s} {u}: shapes; {p}: a plural; {z}: a size; {r}: a relation; {g}: a region; {w}: a way;
+# {n}: a number word; {i} {j} {k}: integers; {b}: a box
 SCENES = (
     "What is in the picture? There is a {z} {c} {s} in the {g}.",
     "What colour is the {s}? The {s} is {c}.",
@@ -63,6 +64,8 @@ TALK = (
     "First, we look at the picture. Second, we count the objects. Third, we compare their colours. Finally, we answer.",
     "Could you tell me which of these is the best? It depends on what you want: this one is cheap, that one is better.",
     "Every system should be simple enough that people can understand how each part of it works and why it is there.",
+    "system\nYou are a helpful assistant.\nuser\nHello\nassistant\nHello! What can I do for you?\n",
+    "user\nIs there a {c} {s}?\nassistant\nNo, there is a {d} one.\nuser\nThanks!\nassistant\nYou're welcome!\n",
     "Use the tool to get the current information. The function returns a result, and the result is shown to the user.",
 )
 CODE = (

@@ -1,8 +1,9 @@
-"""Writes the generated files of the demo: tokenizer and sample images. The JSON configurations beside them are written by hand.
+"""Writes the generated files of the demo: tokenizer and sample images. The configurations beside them are hand-written.
 
     python -m deploy.demo.make_files
 
-The same inputs give the same files; run it after a change to the corpus, the special tokens, the chat template or the drawings.
+The same inputs give the same files; run it after a change to the corpus, the special tokens, the chat template or the
+drawings.
 """
 
 from __future__ import annotations

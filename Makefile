@@ -1,0 +1,67 @@
+# Set-up, demo, checks and tests. `make help` says what there is.
+#
+#   PYTHON=python3.12   another interpreter for the environment (3.11 or newer)
+#   TORCH_INDEX=URL     another build of torch, say https://download.pytorch.org/whl/cpu or .../whl/cu128
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+# With TORCH_INDEX the stamp has a name of its own: asking for another build sets up again.
+STAMP := $(VENV)/.setup$(if $(TORCH_INDEX),-$(shell echo '$(TORCH_INDEX)' | cksum | cut -d' ' -f1))
+TORCH := torch>=2.11,<2.14
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST_ARGS ?=
+
+ifndef PYTHON
+PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3; do \
+	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
+endif
+
+.PHONY: help setup demo check test proto lock clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## the environment in .venv: about 600 MB, once
+
+$(STAMP): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "== setting up $(VENV) with $$($(PYTHON) --version)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) can't make an environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "== torch (the largest part)"
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) --force-reinstall) '$(TORCH)'
+	@echo "== everything else, as pinned in requirements.lock"
+	$(PIP) install -r requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## three servers, a question about an image, a streamed answer (ONCE=1: then end; FAKE=1: no weights)
+	@$(BIN)/python -m deploy.demo.run $(if $(ONCE),--once) $(if $(FAKE),--fake)
+
+check: $(STAMP) ## lint, format, types, generated code, import rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python proto/generate.py --check
+	$(BIN)/lint-imports
+
+test: $(STAMP) ## the test suite (PYTEST_ARGS="-k router -x")
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+proto: $(STAMP) ## generate common/pb from proto/*.proto
+	$(BIN)/python proto/generate.py
+
+lock: ## newest versions that pyproject.toml allows, pinned anew in requirements.lock
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install '$(TORCH)' '.[dev]'
+	{ echo "# Made by make lock. Pins all but torch and what only its GPU builds bring."; \
+		build/lock/bin/python -m pip freeze --all --exclude epd-serve --exclude pip \
+		| grep -Ev '^(torch|triton|nvidia-|cuda-)'; } > requirements.lock
+
+clean: ## remove the environment and everything generated that git ignores
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,56 @@
+"""Addresses of the data plane: where to bind, what to advertise, and whether that stays on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from common.metrics import split_address
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a literal or "localhost", is this machine talking to itself. Other names are not looked up."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def resolve(host: str) -> str:
+    """The first address that `host` stands for; a literal stands for itself.
+
+    Raises:
+        OSError: the name is not known.
+    """
+    return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+
+
+def join(host: str, port: int) -> str:
+    """ "host:port", an IPv6 literal in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def advertised(listen: str, advertise: str, port: int) -> str:
+    """The address that others connect to.
+
+    Args:
+        listen: "host:port" that is bound; the host says on which interface.
+        advertise: "host", "host:port", or "" for the listening host.
+        port: that was really bound; it takes the place of a missing one or of port 0.
+
+    Raises:
+        ValueError: the server listens on every interface and no host is given to advertise.
+    """
+    if not advertise:
+        host = split_address(listen)[0]
+        if host in ("0.0.0.0", "::", "*"):  # noqa: S104  (compared, not bound)
+            raise ValueError(f"listening on {listen} needs an address to advertise that others can reach")
+        return join(host, port)
+    if advertise.startswith("[") and advertise.endswith("]"):
+        return join(advertise[1:-1], port)
+    if advertise.count(":") != 1 and not advertise.startswith("["):
+        return join(advertise, port)
+    host, given = split_address(advertise)
+    return join(host, given or port)

@@ -1,0 +1,92 @@
+"""`epd`: one command for every role."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from common import __version__
+from common.config import ConfigError, describe, parse
+from common.errors import EPDError
+from common.logs import setup_logging
+from deploy.programs import FAKES, PROGRAMS, Program, demo_folder
+
+log = logging.getLogger(__name__)
+
+
+def overview() -> str:
+    roles = "\n".join(f"  {role:<10}{program.summary}" for role, program in PROGRAMS.items())
+    return (
+        "usage: epd ROLE [option ...]\n"
+        "       epd --version\n\n"
+        "Serving for Qwen3-VL with the vision encoder apart from the language model.\n\n"
+        f"roles:\n{roles}\n\n"
+        "`epd ROLE --help` lists a role's options. With --fake, serve, encode and language run without weights;\n"
+        "`epd ROLE --fake --help` lists what the fakes understand."
+    )
+
+
+def run(role: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Runs a role until it ends; returns its exit status.
+
+    Raises:
+        ConfigError: wrong options, or the role's extra is not installed.
+        OSError, EPDError: it could not start, say because its port is taken.
+    """
+    program, argv, environ = _select(role, argv, environ)
+    config: Any = parse(program.config_class(), role, argv, environ)
+    if program is FAKES.get(role) and config.model is None:
+        config = replace(config, model=demo_folder() / "model")
+    serve = program.serve_function()
+    setup_logging(role, config.log_level, config.log_format)
+    log.info("epd %s %s: %s", role, __version__, describe(config))
+    return asyncio.run(serve(config))
+
+
+def _select(
+    role: str, argv: Sequence[str], environ: Mapping[str, str]
+) -> tuple[Program, Sequence[str], Mapping[str, str]]:
+    """The role's program or its fake. `--fake` decides which options there are, so it is taken out before the rest."""
+    variable = f"EPD_{role.upper()}_FAKE"
+    if role not in FAKES or ("--fake" not in argv and environ.get(variable, "") not in ("1", "true")):
+        return PROGRAMS[role], argv, environ
+    rest = {name: text for name, text in environ.items() if name != variable}
+    return FAKES[role], [word for word in argv if word != "--fake"], rest
+
+
+def main() -> int:
+    """The console script; the exit status is 2 for wrong options, 1 when the role failed."""
+    role, argv = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if role in ("--help", "-h", "help"):
+        print(overview())
+        return 0
+    if role == "--version":
+        print(f"epd {__version__}")
+        return 0
+    if role not in PROGRAMS:
+        near = difflib.get_close_matches(role, PROGRAMS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PROGRAMS)}"
+        print(f"epd: no role {role!r}; {hint}", file=sys.stderr)
+        return 2
+    try:
+        return run(role, argv, os.environ)
+    except ConfigError as error:
+        print(f"epd {role}: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError, EPDError) as error:
+        # What went wrong in a sentence; where it did, for those who ask for it.
+        log.debug("failed", exc_info=True)
+        print(f"epd {role}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""`epd serve`: everything on one machine, each server in its own process on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from common.config import table_as_environ
+from common.lifecycle import Shutdown
+from common.options import options_of
+from common.rpc import channel
+from common.state import ProcessState, write_processes
+from deploy.child import Child
+from deploy.programs import PROGRAMS
+from deploy.serve_config import ServeConfig
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.1  # seconds
+_PATIENCE = 10.0  # seconds between two lines about a server that is still starting
+
+# Options of `epd serve` that a role takes under the same name.
+_PASSED_ON = {
+    "encode": ("model", "revision", "dtype", "transport", "encode_cache_bytes"),
+    "language": (
+        *("model", "revision", "dtype", "transport", "max_model_len", "max_num_seqs", "max_step_tokens"),
+        *("kv_cache_bytes", "gpu_memory_fraction", "inbox_bytes"),
+    ),
+    "router": ("host", "port", "served_model_name", "api_key_file"),
+}
+
+
+class LocalServers:
+    """The processes, started on entering the context and stopped, router first, on leaving it.
+
+        async with LocalServers(config, say=print, on_death=shutdown.request) as servers:
+            url = await servers.ready()
+
+    Args:
+        config: what to start.
+        say: gets a line for each step of the start.
+        on_death: is told when a process ends that should not have; `failure` says the same afterwards.
+    """
+
+    def __init__(self, config: ServeConfig, *, say: Callable[[str], None], on_death: Callable[[str], None]) -> None:
+        self._config = config
+        self._say = say
+        self._on_death = on_death
+        self._folder = tempfile.TemporaryDirectory(prefix="epd-")
+        self._lifeline, self._lifeline_end = os.pipe()
+        self._children: list[Child] = []
+        self._watches: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self.failure = ""
+
+    async def __aenter__(self) -> LocalServers:
+        try:
+            await self._start_all("encode", self._config.encode_placement())
+            await self._start_all("language", self._config.language_placement())
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def ready(self) -> str:
+        """Starts the router and waits until a request with an image would succeed; the base URL of the HTTP API."""
+        servers = list(self._children)
+        states = await asyncio.gather(*(child.bound() for child in servers))
+        argv = _argv(self._config, "router")
+        for role in ("encode", "language"):
+            argv += [f"--{role}", *(state.addresses["grpc"] for state in states if state.role == role)]
+        router = await self._start("router", "router", argv)
+        await asyncio.gather(
+            *(self._await_ready(child, _serves(state)) for child, state in zip(servers, states, strict=True))
+        )
+        url = f"http://{(await router.bound()).addresses['http']}"
+        await self._await_ready(router, _answers(f"{url}/ready"))
+        return url
+
+    async def states(self) -> list[ProcessState]:
+        """Of all processes, this one first."""
+        own = ProcessState(role="serve", pid=os.getpid())
+        return [own, *await asyncio.gather(*(child.bound() for child in self._children))]
+
+    def kill(self) -> None:
+        """Ends all processes at once."""
+        for child in self._children:
+            child.kill()
+
+    async def _start_all(self, role: str, devices: Sequence[str | None]) -> None:
+        for number, device in enumerate(devices, start=1):
+            argv = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *_argv(self._config, role)]
+            argv += ["--data-listen", "127.0.0.1:0"] if role == "language" else []
+            argv += ["--device", device] if device is not None else []
+            argv += ["--fake"] if self._config.fake else []
+            await self._start(role, f"{role} server" + (f" {number}" if len(devices) > 1 else ""), argv)
+
+    async def _start(self, role: str, name: str, argv: Sequence[str]) -> Child:
+        environ = _environ(self._config, role)
+        child = await Child.start(role, name, argv, environ, Path(self._folder.name), self._lifeline)
+        self._children.append(child)
+        self._watches.append(asyncio.create_task(self._watch(child)))
+        return child
+
+    async def _watch(self, child: Child) -> None:
+        status = await child.process.wait()
+        if not self._stopping or status != 0:
+            self.failure = self.failure or child.describe_end()
+            self._on_death(self.failure)
+
+    async def _await_ready(self, child: Child, probe: Callable[[], Awaitable[bool]]) -> None:
+        begin = time.monotonic()
+        patience = begin + _PATIENCE
+        while not await probe():
+            if time.monotonic() > patience:
+                patience += _PATIENCE
+                self._say(f"{child.name}: still starting ({time.monotonic() - begin:.0f} s)")
+            await asyncio.sleep(_POLL)
+        self._say(f"{child.name}: ready")
+
+    async def _stop(self) -> None:
+        """The router first: it ends its requests while the servers still work for them."""
+        self._stopping = True
+        for is_router in (True, False):
+            await asyncio.gather(*(child.stop() for child in self._children if (child.role == "router") is is_router))
+        await asyncio.gather(*self._watches)
+        os.close(self._lifeline)
+        os.close(self._lifeline_end)
+        self._folder.cleanup()
+
+
+def _argv(config: ServeConfig, role: str) -> list[str]:
+    """What the command line of `epd serve` (and its environment and file) says about a role."""
+    known = {option.field: option for option in options_of(ServeConfig)}
+    argv: list[str] = []
+    for name in ("log_level", "log_format", *_PASSED_ON[role]):
+        value = getattr(config, name)
+        if value not in (None, ()):
+            values = value if known[name].is_list else (value,)
+            argv += [f"--{known[name].key}", *(known[name].kind.show(one) for one in values)]
+    return argv
+
+
+def _environ(config: ServeConfig, role: str) -> dict[str, str]:
+    """The environment of a role: the file's table for it, under what the environment itself says."""
+    environ = dict(os.environ)
+    if role == "router" and config.api_key:
+        environ["EPD_ROUTER_API_KEY"] = ",".join(config.api_key)  # not argv, which everybody on the machine can read
+    return (table_as_environ(config.config, role) if config.config else {}) | environ
+
+
+def _serves(state: ProcessState) -> Callable[[], Awaitable[bool]]:
+    """Asks a server's health service."""
+
+    async def probe() -> bool:
+        async with channel(state.addresses["grpc"]) as connection:
+            try:
+                answer = await health_pb2_grpc.HealthStub(connection).Check(
+                    health_pb2.HealthCheckRequest(), timeout=5.0, wait_for_ready=True
+                )
+            except grpc.aio.AioRpcError:
+                return False
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    return probe
+
+
+def _answers(url: str) -> Callable[[], Awaitable[bool]]:
+    """Asks for a status of 200."""
+
+    async def probe() -> bool:
+        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
+            try:
+                return (await client.get(url)).status_code == httpx.codes.OK
+            except httpx.TransportError:
+                return False
+
+    return probe
+
+
+async def run(config: ServeConfig, *, say: Callable[[str], None], use: Callable[[str], Awaitable[int]]) -> int:
+    """Starts everything, calls `use` with the base URL, and stops everything; returns the exit status.
+
+    `use` runs until it returns (its status is the result), until SIGTERM or SIGINT (0), or until one of the
+    processes dies (1); in the last two cases it is cancelled.
+    """
+    with Shutdown() as shutdown:
+        servers = LocalServers(config, say=say, on_death=shutdown.request)
+        shutdown.at_once = servers.kill
+
+        async def work() -> int:
+            url = await servers.ready()
+            if config.state_file is not None:
+                write_processes(config.state_file, await servers.states())
+            return await use(url)
+
+        async with servers:
+            working, ending = asyncio.create_task(work()), asyncio.create_task(shutdown.wait())
+            await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
+            if servers.failure:
+                log.error("%s: stopping the others", servers.failure)
+            for task in (working, ending):
+                task.cancel()
+            await asyncio.wait((working, ending))
+    status = 0 if working.cancelled() else working.result()
+    if servers.failure:
+        log.error("ended because %s", servers.failure)
+        return 1
+    return status
+
+
+async def serve(config: ServeConfig) -> int:
+    """`epd serve`."""
+    if not config.fake:
+        for role in ("encode", "language"):
+            PROGRAMS[role].check_installed()
+
+    async def forever(url: str) -> int:
+        log.info("ready: %s", url)
+        return await asyncio.get_running_loop().create_future()
+
+    return await run(config, say=log.info, use=forever)

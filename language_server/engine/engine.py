@@ -1,0 +1,293 @@
+"""The engine: everything about requests between their arrival and their end, one step at a time.
+
+It knows no sockets and no clocks but deadlines; the process around it (`language_server.engine_process`) feeds
+commands in and carries events out, and a test can do both by hand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from common.embeddings import EmbeddingLayout
+from common.errors import CancelledError, DeadlineError, EPDError, MediaLostError, MovedError, OverloadedError
+from common.media_key import MediaKey
+from common.pb import common_pb2, embedding_pb2, engine_pb2
+from common.pb import language_pb2 as pb
+from common.tensors import dtype_from_wire
+from language_server.engine.admission import Admission, Limits
+from language_server.engine.arena import Arena
+from language_server.engine.block_manager import BlockManager
+from language_server.engine.media_ledger import MediaLedger
+from language_server.engine.model_runner import ModelRunner
+from language_server.engine.request import Request
+from language_server.engine.scheduler import Chunk, Schedule, Scheduler
+
+_MAX_BAD_TRANSFERS = 3  # of one item for one request, before it is given up
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Sizes of the engine; `layout` of an item of one row: hidden size, deepstack levels, dtype."""
+
+    limits: Limits
+    layout: EmbeddingLayout | None  # None: a text-only checkpoint
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_step_tokens: int
+    max_waiting: int
+    prefix_caching: bool = True
+
+
+class Engine:
+    """Continuous batching over one model. Not thread-safe: one caller at a time."""
+
+    def __init__(self, config: EngineConfig, *, runner: ModelRunner, arena: Arena) -> None:
+        self._config = config
+        self._runner = runner
+        self._arena = arena
+        self._admission = Admission(config.limits)
+        self._blocks = BlockManager(
+            num_blocks=config.num_blocks, block_size=config.block_size, prefix_caching=config.prefix_caching
+        )
+        self._media = MediaLedger(capacity=arena.size, layout_of=self._layout_of)
+        self._scheduler = Scheduler(
+            blocks=self._blocks,
+            held=self._media.held,
+            max_num_seqs=config.max_num_seqs,
+            max_step_tokens=config.max_step_tokens,
+        )
+        self._bad_transfers: Counter[tuple[int, MediaKey]] = Counter()
+        self._events = engine_pb2.EngineEvents()
+        self._rate = _Throughput()
+        self._idle = True
+        self.stats: Counter[str] = Counter()
+
+    # -- commands -----------------------------------------------------------------------------------------------
+
+    def generate(self, generate: pb.Generate) -> None:
+        """Admits the request or finishes it with an error; either way its caller is told by an event."""
+        try:
+            if len(self._scheduler.unfinished) >= self._config.max_waiting + self._config.max_num_seqs:
+                raise OverloadedError("the language server's queue is full")
+            request = self._admission.admit(generate)
+        except EPDError as error:
+            self._events.events.finished.add(handle=generate.handle, reason=pb.Finished.ERROR, error=error.to_wire())
+            return
+        self._scheduler.add(request)
+        items = {span.key for span in request.spans}
+        missing = [key for key in request.needed_keys() if not self._media.held(key)]
+        self.stats["accepted"] += 1
+        self.stats["cached_tokens"] += request.computed
+        self.stats["prefix_hits" if request.computed else "prefix_misses"] += 1
+        self.stats["inbox_hits"] += len(items) - len(missing)
+        self.stats["inbox_misses"] += len(missing)
+        self._events.events.admitted.add(handle=request.handle, cached_tokens=request.computed, needed_keys=missing)
+
+    def abort(self, handle: int) -> None:
+        """Ends the request. One that has ended already is nobody's mistake: the abort crossed its last event."""
+        if request := self._scheduler.unfinished.get(handle):
+            self._finish(request, pb.Finished.ABORTED, error=CancelledError("aborted"))
+
+    def media_filled(self, grant_id: bytes) -> None:
+        self._media.filled(grant_id, self._scheduler.unfinished.values())
+
+    def grant_closed(self, grant_id: bytes, reason: str) -> None:
+        """The front does not write under this grant any more; with a `reason`, because of bad frames."""
+        item = self._media.closed(grant_id)
+        if item is None or not reason or item.owner.handle not in self._scheduler.unfinished:
+            return
+        self._bad_transfers[item.owner.handle, item.key] += 1
+        if self._bad_transfers[item.owner.handle, item.key] >= _MAX_BAD_TRANSFERS:
+            self._fail(item.owner, MediaLostError(f"a media item arrived broken too often ({reason})"))
+
+    def grant_lost(self, handle: int, key: MediaKey, grant_id: bytes) -> None:
+        if request := self._scheduler.unfinished.get(handle):
+            self._media.lost(request, key, grant_id)
+
+    def move_all(self) -> None:
+        """Ends every request with MOVED: its router continues it on another server."""
+        for request in list(self._scheduler.unfinished.values()):
+            self._fail(request, MovedError("the language server is shutting down"))
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self._scheduler.unfinished)
+
+    @property
+    def idle(self) -> bool:
+        """The last step computed nothing: neither will the next, before something arrives or a deadline passes."""
+        return self._idle
+
+    def next_deadline(self) -> float | None:
+        """The soonest deadline of an unfinished request, as time.monotonic()."""
+        return min((r.deadline for r in self._scheduler.unfinished.values() if r.deadline is not None), default=None)
+
+    def step(self) -> engine_pb2.EngineEvents:
+        """Computes one batch, if anything can be computed, and returns all that happened since the last step."""
+        self._expire()
+        self._media.assign_room(self._scheduler.unfinished.values())
+        schedule = self._scheduler.schedule()
+        self._idle = not schedule.chunks
+        if schedule.chunks or schedule.copies:
+            started = time.monotonic()
+            tokens = self._runner.run(schedule, self)
+            self._rate.add(sum(chunk.length for chunk in schedule.chunks), time.monotonic() - started)
+            self._postprocess(schedule, tokens)
+        return self._take_events()
+
+    def tensor(self, key: MediaKey) -> tuple[EmbeddingLayout, torch.Tensor]:
+        """Where the rows of a held item lie, see `EmbeddingStore`."""
+        item = self._media.lookup(key)
+        layout = item.layout
+        memory = self._arena.region(item.offset, layout.total_bytes)
+        flat = torch.frombuffer(memory, dtype=dtype_from_wire(layout.dtype))
+        return layout, flat.view(1 + layout.levels, layout.rows, layout.hidden)
+
+    def _postprocess(self, schedule: Schedule, tokens: list[int]) -> None:
+        self._count(schedule)
+        sampled = iter(tokens)
+        for chunk in schedule.chunks:
+            request = chunk.request
+            request.computed = chunk.end
+            self._blocks.register(request, chunk.start)
+            if chunk.samples:
+                self._append(request, next(sampled))
+
+    def _append(self, request: Request, token: int) -> None:
+        if request.first_token_at is None:
+            request.first_token_at = time.monotonic()
+        request.output_ids.append(token)
+        self._events.events.outputs.add(handle=request.handle, token_ids=[token])
+        made, sampling = len(request.output_ids), request.sampling
+        if token in sampling.stop_token_ids:
+            self._finish(request, pb.Finished.STOP, stop_token_id=token)
+        elif made >= sampling.max_tokens:
+            self._finish(request, pb.Finished.LENGTH)
+
+    def _count(self, schedule: Schedule) -> None:
+        decodes = sum(1 for chunk in schedule.chunks if _is_decode(chunk))
+        prefill = sum(chunk.length for chunk in schedule.chunks if not _is_decode(chunk))
+        self.stats["steps"] += 1
+        self.stats["prefill_tokens"] += prefill
+        self.stats["decode_tokens"] += decodes
+        self.stats["decode_steps"] += decodes > 0
+
+    # -- ends ---------------------------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for request in list(self._scheduler.unfinished.values()):
+            if request.deadline is not None and now >= request.deadline:
+                self._fail(request, DeadlineError("the request's time is up"))
+
+    def _fail(self, request: Request, error: EPDError) -> None:
+        self._finish(request, pb.Finished.ERROR, error=error)
+
+    def _finish(
+        self,
+        request: Request,
+        reason: pb.Finished.Reason,
+        *,
+        error: EPDError | None = None,
+        stop_token_id: int | None = None,
+    ) -> None:
+        """The one end of a request: everything that it holds is free, and its caller is told."""
+        self._scheduler.remove(request)
+        self._media.forget(request)
+        for key in {span.key for span in request.spans}:
+            self._bad_transfers.pop((request.handle, key), None)
+        outcome = {pb.Finished.ABORTED: "aborted", pb.Finished.ERROR: "failed"}.get(reason, "finished")
+        self.stats[outcome] += 1
+        self._events.events.finished.add(
+            handle=request.handle,
+            reason=reason,
+            error=error.to_wire() if error else None,
+            stop_token_id=stop_token_id,
+            times=_stage_times(request),
+            prompt_tokens=len(request.prompt_ids),
+            cached_tokens=request.cached_tokens or 0,
+            output_tokens=len(request.output_ids),
+        )
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def _layout_of(self, rows: int) -> EmbeddingLayout:
+        layout = self._config.layout
+        assert layout is not None, "a request with spans on a text-only checkpoint"
+        return EmbeddingLayout(rows=rows, hidden=layout.hidden, levels=layout.levels, dtype=layout.dtype)
+
+    def _take_events(self) -> engine_pb2.EngineEvents:
+        changes = self._media.take_changes()
+        events, self._events = self._events, engine_pb2.EngineEvents()
+        for opened in changes.opened:
+            item = opened.item
+            layout = item.layout.to_wire()
+            events.opened.add(grant_id=item.grant_id, offset=item.offset, layout=layout)
+            grant = embedding_pb2.Grant(id=item.grant_id, layout=layout)
+            events.events.needs.add(handle=opened.request.handle, key=item.key, grant=grant)
+        events.revoked.extend(changes.revoked)
+        for request, key in changes.received:
+            if request.handle in self._scheduler.unfinished:
+                events.events.received.add(handle=request.handle, key=key)
+        events.events.load.CopyFrom(self._load())
+        events.stats.values.update(self._gauges())
+        return events
+
+    def _load(self) -> common_pb2.Load:
+        requests = self._scheduler.unfinished.values()
+        running = self._scheduler.running
+        queued = sum(request.remaining for request in requests if not request.is_decoding)
+        return common_pb2.Load(
+            queue_seconds=self._rate.seconds(queued), running=running, waiting=len(requests) - running
+        )
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            **self.stats,
+            "running": self._scheduler.running,
+            "waiting": len(self._scheduler.unfinished) - self._scheduler.running,
+            "kv_blocks_used": self._blocks.used,
+            "kv_blocks": self._blocks.num_blocks,
+            "kv_evictions": self._blocks.evictions,
+            "preemptions": self._scheduler.preemptions,
+            "inbox_bytes": self._media.used_bytes,
+            "inbox_evictions": self._media.evictions,
+            "inbox_stolen": self._media.stolen,
+        }
+
+
+class _Throughput:
+    """Tokens a second, as a moving average over the time spent computing."""
+
+    def __init__(self) -> None:
+        self._tokens = 0.0
+        self._seconds = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        keep = 0.9
+        self._tokens = self._tokens * keep + tokens
+        self._seconds = self._seconds * keep + seconds
+
+    def seconds(self, tokens: int) -> float:
+        """How long `tokens` will take; 0 before anything was measured."""
+        return tokens * self._seconds / self._tokens if self._tokens else 0.0
+
+
+def _is_decode(chunk: Chunk) -> bool:
+    return chunk.length == 1 and chunk.start >= len(chunk.request.prompt_ids)
+
+
+def _stage_times(request: Request) -> list[common_pb2.StageTime]:
+    """queue: arrival to first computation; prefill: to the first token; decode: to now. Milliseconds."""
+    now = time.monotonic()
+    started = request.started_at or now
+    first = request.first_token_at or now
+    stages = (("queue", request.arrived_at, started), ("prefill", started, first), ("decode", first, now))
+    return [common_pb2.StageTime(stage=stage, milliseconds=(end - start) * 1000) for stage, start, end in stages]

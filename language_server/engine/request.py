@@ -1,0 +1,128 @@
+"""One request inside the engine: its tokens, its spans of visual rows, and how far it has come.
+
+token index   0 ........ computed ........ first missing row ........ num_tokens
+              | KV in blocks | may be computed now |  waits for an item  |
+
+tokens   = prompt_ids + output_ids (the first `resumed` of which an earlier attempt elsewhere made)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from common.media_key import MediaKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Tokens `token_offset` to `token_offset + rows` take the item's rows from `row_offset` on."""
+
+    key: MediaKey
+    row_offset: int
+    rows: int
+    token_offset: int
+    grid: tuple[int, int, int]  # (t, h, w) in vision patches, before the spatial merge
+    item_rows: int
+
+    @property
+    def end(self) -> int:
+        return self.token_offset + self.rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """See proto/language.proto; the draw of token i depends on (seed, choice, i) and the logits only."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    choice: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
+
+
+@dataclass(kw_only=True, eq=False)
+class Request:
+    """The engine's record of one request; the scheduler and the block manager write it, nobody else."""
+
+    handle: int
+    request_id: str
+    arrival: int  # the one order that rules room, blocks and preemption
+    salt: bytes
+    prompt_ids: list[int]
+    spans: tuple[Span, ...]
+    sampling: SamplingParams
+    positions: npt.NDArray[np.int64]  # [3, prompt]: MRoPE t, h, w
+    position_delta: int  # output token k stands at position prompt + k + delta
+    output_ids: list[int] = field(default_factory=list)
+    resumed: int = 0
+    deadline: float | None = None  # time.monotonic()
+
+    computed: int = 0
+    block_table: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks, as far as they were needed
+    cached_tokens: int | None = None  # the prefix hit that the caller is told: that of its first start
+    active: bool = False  # has been scheduled since it came or was preempted
+
+    arrived_at: float = field(default_factory=time.monotonic)
+    started_at: float | None = None
+    first_token_at: float | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def remaining(self) -> int:
+        return self.num_tokens - self.computed
+
+    @property
+    def lacks_rows(self) -> bool:
+        """Some visual rows are not in KV yet."""
+        return bool(self.spans) and self.computed < self.spans[-1].end
+
+    @property
+    def is_decoding(self) -> bool:
+        """One token to go, and it is one that we made."""
+        return self.remaining == 1 and self.computed >= len(self.prompt_ids) and bool(self.block_table)
+
+    def tokens(self, start: int, end: int) -> list[int]:
+        prompt = len(self.prompt_ids)
+        if end <= prompt:
+            return self.prompt_ids[start:end]
+        return self.prompt_ids[start:] + self.output_ids[max(0, start - prompt) : end - prompt]
+
+    def positions_of(self, start: int, end: int) -> npt.NDArray[np.int64]:
+        """[3, end - start]: where the tokens stand for the rotary embedding."""
+        prompt = len(self.prompt_ids)
+        known = self.positions[:, start : min(end, prompt)]
+        if end <= prompt:
+            return known
+        grown = np.arange(max(start, prompt), end, dtype=np.int64) + self.position_delta
+        return np.concatenate([known, np.broadcast_to(grown, (3, grown.size))], axis=1)
+
+    def spans_in(self, start: int, end: int) -> Iterator[tuple[Span, int, int]]:
+        """(span, first token, end token) of each overlap of a span with tokens [start, end)."""
+        for span in self.spans:
+            first, last = max(span.token_offset, start), min(span.end, end)
+            if first < last:
+                yield span, first, last
+
+    def needed_keys(self) -> list[MediaKey]:
+        """Items with rows that are not in KV yet, in prompt order, each once."""
+        return list(dict.fromkeys(span.key for span in self.spans if span.end > self.computed))
+
+    def computable_end(self, held: Callable[[MediaKey], bool]) -> int:
+        """The token before which everything can be computed: where the first missing row stands, or the end."""
+        for span in self.spans:
+            if span.end > self.computed and not held(span.key):
+                return max(span.token_offset, self.computed)
+        return self.num_tokens

@@ -1,0 +1,132 @@
+"""Routers' sessions: their requests get numbers of one range, and each step's events go back to whom they belong.
+
+router A  handle 7 ─┐                 ┌─ 101
+router A  handle 8 ─┼── Sessions ─────┼─ 102   the engine
+router B  handle 7 ─┘                 └─ 103
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Callable
+
+from common.errors import EPDError, ModelMismatchError, MovedError
+from common.pb import embedding_pb2, engine_pb2
+from common.pb import language_pb2 as pb
+
+
+class Session:
+    """One router's stream. `events` is read by the stream's writer; None ends it."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[pb.SessionEvent | None] = asyncio.Queue()
+        self.ours: dict[int, int] = {}  # the router's handle -> ours
+
+
+class Sessions:
+    """All open sessions.
+
+    Args:
+        fingerprint: of the model; a request made for another is refused.
+        send: hands a command to the engine.
+        complete: adds to a grant what encode servers need: endpoints and boot id.
+    """
+
+    def __init__(
+        self,
+        *,
+        fingerprint: bytes,
+        send: Callable[[engine_pb2.EngineCommand], None],
+        complete: Callable[[embedding_pb2.Grant], None],
+    ) -> None:
+        self._fingerprint = fingerprint
+        self._send = send
+        self._complete = complete
+        self._handles = itertools.count(1)
+        self._owners: dict[int, tuple[Session, int]] = {}  # our handle -> (session, the router's handle)
+        self._sessions: set[Session] = set()
+        self.refusing = False  # the server drains
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._owners)
+
+    def open(self) -> Session:
+        session = Session()
+        self._sessions.add(session)
+        return session
+
+    def close(self, session: Session) -> None:
+        """The router is gone: what it had asked for is wanted by nobody."""
+        self._sessions.discard(session)
+        for handle in session.ours.values():
+            del self._owners[handle]
+            self._send(engine_pb2.EngineCommand(abort=pb.Abort(handle=handle)))
+        session.ours.clear()
+
+    def handle(self, session: Session, command: pb.SessionCommand) -> None:
+        """Takes one command of a router."""
+        match command.WhichOneof("command"):
+            case "generate":
+                self._generate(session, command.generate)
+            case "abort":
+                if (ours := session.ours.get(command.abort.handle)) is not None:
+                    self._send(engine_pb2.EngineCommand(abort=pb.Abort(handle=ours, reason=command.abort.reason)))
+            case "grant_lost":
+                lost = command.grant_lost
+                if (ours := session.ours.get(lost.handle)) is not None:
+                    lost.handle = ours
+                    self._send(engine_pb2.EngineCommand(grant_lost=lost))
+            case _:
+                pass  # of a newer protocol version: what it asks for is optional by that version's rules
+
+    def deliver(self, events: pb.SessionEvent) -> None:
+        """Splits a step's events by session."""
+        split: dict[Session, pb.SessionEvent] = defaultdict(pb.SessionEvent)
+        for name in ("admitted", "needs", "received", "outputs", "finished"):
+            for event in getattr(events, name):
+                if (owner := self._owners.get(event.handle)) is None:
+                    continue
+                session, theirs = owner
+                if name == "finished":
+                    del self._owners[event.handle]
+                    del session.ours[theirs]
+                elif name == "needs":
+                    self._complete(event.grant)
+                event.handle = theirs
+                getattr(split[session], name).append(event)
+        for session, part in split.items():
+            part.load.CopyFrom(events.load)
+            session.events.put_nowait(part)
+
+    def end(self, error: EPDError) -> None:
+        """Ends every request with `error` and every session."""
+        for session in self._sessions:
+            finished = [
+                pb.Finished(handle=theirs, reason=pb.Finished.ERROR, error=error.to_wire()) for theirs in session.ours
+            ]
+            if finished:
+                session.events.put_nowait(pb.SessionEvent(finished=finished))
+            session.ours.clear()
+            session.events.put_nowait(None)
+        self._owners.clear()
+
+    def _generate(self, session: Session, generate: pb.Generate) -> None:
+        try:
+            if self.refusing:
+                raise MovedError("the language server is shutting down")
+            if generate.fingerprint != self._fingerprint:
+                raise ModelMismatchError("the request was made for another model than the language server's")
+            if generate.handle in session.ours:
+                raise ModelMismatchError(f"handle {generate.handle} is in use")
+        except EPDError as error:
+            finished = pb.Finished(handle=generate.handle, reason=pb.Finished.ERROR, error=error.to_wire())
+            session.events.put_nowait(pb.SessionEvent(finished=[finished]))
+            return
+        ours = next(self._handles)
+        session.ours[generate.handle] = ours
+        self._owners[ours] = (session, generate.handle)
+        generate.handle = ours
+        self._send(engine_pb2.EngineCommand(generate=generate))

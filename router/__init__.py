@@ -1,0 +1,1 @@
+"""The router: OpenAI-style HTTP in front, encode and language servers behind. It never touches a tensor."""

@@ -1,0 +1,71 @@
+"""What the router can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import Address, CommonOptions, Size, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterConfig(CommonOptions):
+    """OpenAI-style HTTP API in front of encode and language servers."""
+
+    host: str = option("127.0.0.1", help="HTTP: interface to listen on")
+    port: int = option(8000, help="HTTP: port to listen on; 0 takes a free one")
+    encode: tuple[Address, ...] = option(
+        ("127.0.0.1:9001",), help="encode servers: addresses, or DNS names that are resolved again and again"
+    )
+    language: tuple[Address, ...] = option(("127.0.0.1:9002",), help="language servers, likewise")
+    served_model_name: tuple[str, ...] = option(
+        (), help="names that requests may use; the first one is shown in answers (default: what the model is called)"
+    )
+    api_key: tuple[str, ...] = option((), help="keys that open /v1; none: everybody may", secret=True)
+    api_key_file: Path | None = option(None, help="file with one key a line")
+
+    max_requests: int = option(1024, help="requests in progress; more are refused with 429")
+    max_choices: int = option(16, help="largest n of a request")
+    max_body_bytes: Size = option(256 << 20, help="largest request body")
+    request_timeout_s: float = option(1800.0, help="a request that takes longer ends with 504")
+    keep_alive_s: float = option(15.0, help="a stream that is silent for so long gets a comment line")
+
+    max_images: int = option(64, help="images in one request")
+    max_videos: int = option(4, help="videos in one request")
+    max_video_frames: int = option(768, help="images in a video that is given as a list of frames")
+    max_media_bytes: Size = option(128 << 20, help="largest single image or video, as a file")
+    media_budget_bytes: Size = option(2 << 30, help="bodies and media held for all requests together")
+    media_timeout_s: float = option(20.0, help="time to fetch one image or video from its URL")
+    media_connect_timeout_s: float = option(5.0, help="part of it that connecting may take")
+    media_fetches: int = option(32, help="URLs that are fetched at the same time")
+    allow_private_media: bool = option(False, help="fetch from loopback, private and link-local addresses too")
+
+    encode_attempts: int = option(3, help="encode servers that are tried for one item")
+    encode_answer_timeout_s: float = option(30.0, help="time in which an encode server must tell an item's size")
+    failover_wait_s: float = option(10.0, help="how long an interrupted request waits for another server")
+    health_interval_s: float = option(1.0, help="time between two looks at a server's health")
+    resolve_interval_s: float = option(10.0, help="time between two look-ups of a DNS name")
+    drain_s: float = option(30.0, help="SIGTERM: time that running requests get to finish")
+
+    def __post_init__(self) -> None:
+        if not self.language:
+            raise ValueError("--language: at least one language server is needed")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port {self.port} is out of range")
+        for name in ("max_requests", "max_choices", "max_body_bytes", "max_media_bytes", "media_budget_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        for name in ("media_fetches", "encode_attempts", "max_video_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        for name in (
+            "request_timeout_s",
+            "keep_alive_s",
+            "media_timeout_s",
+            "media_connect_timeout_s",
+            "encode_answer_timeout_s",
+            "health_interval_s",
+            "resolve_interval_s",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be positive")

@@ -106,7 +106,7 @@ def resolve_model(
         ) from None
     except EntryNotFoundError as error:
         raise ModelNotFoundError(f"{model} on the hub is not a checkpoint of this family: {error}") from None
-    except (httpx.HTTPError, OSError) as error:
+    except Exception as error:  # its versions use different HTTP libraries, each with errors of its own
         raise ModelNotFoundError(f"{model} can't be downloaded: {error}") from error
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -85,14 +85,17 @@ class RateLimitedLog:
     `kind` is one of a few fixed words (it is remembered); what varies belongs in the arguments.
     """
 
-    def __init__(self, logger: logging.Logger, interval: float = 10.0) -> None:
+    def __init__(
+        self, logger: logging.Logger, interval: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._logger = logger
         self._interval = interval  # seconds
+        self._clock = clock
         self._silent_until: dict[str, float] = {}
         self._suppressed: dict[str, int] = {}
 
     def warning(self, kind: str, message: str, *args: object) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now < self._silent_until.get(kind, 0.0):
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return

@@ -33,7 +33,7 @@ _PATIENCE = 10.0  # seconds between two lines about a server that is still start
 _PASSED_ON = {
     "encode": ("model", "revision", "dtype", "transport", "encode_cache_bytes"),
     "language": (
-        *("model", "revision", "dtype", "transport", "max_model_len", "max_num_seqs", "max_step_tokens"),
+        *("model", "revision", "dtype", "max_model_len", "max_num_seqs", "max_step_tokens"),
         *("kv_cache_bytes", "gpu_memory_fraction", "inbox_bytes"),
     ),
     "router": ("host", "port", "served_model_name", "api_key_file"),
@@ -232,6 +232,7 @@ async def serve(config: ServeConfig) -> int:
 
     async def forever(url: str) -> int:
         log.info("ready: %s", url)
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        return await never
 
     return await run(config, say=log.info, use=forever)

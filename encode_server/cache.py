@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-
 ALIGNMENT = 64  # of extents, in bytes: a cache line, and what vector copies like
 
 
@@ -80,11 +79,12 @@ class EmbeddingCache:
         return self._buffer[extent.offset : extent.offset + extent.size]
 
     def allocate(self, owner: Owner, size: int, *, urgent: bool = False) -> Extent | None:
-        """At least `size` contiguous bytes for `owner`, at the cost of others if need be; None while there is no such room.
+        """Contiguous room for `owner`, at the cost of others if need be; None while there is none.
 
         Of all runs of extents that could go, the one goes whose latest use is the longest ago; nothing goes in vain.
 
         Args:
+            size: bytes at least.
             urgent: RESERVED extents may go too.
         """
         assert size > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.config import Address, CommonOptions, Size, option
-from encode_server.cache import ALIGNMENT
+from common.transport.senders import TransportChoice
 
 LevelShipping = Literal["eager", "whole", "auto"]
 
@@ -22,40 +22,33 @@ class EncodeConfig(CommonOptions):
     model: str = option(help="checkpoint: a directory or a hub id", metavar="DIR-or-hub-id")
     revision: str | None = option(None, help="of a hub id: branch, tag or commit")
     listen: Address = option("127.0.0.1:9001", help="gRPC address")
-    metrics_listen: Address = option("127.0.0.1:9101", help="Prometheus address")
-    transport: Literal["zmq", "grpc", "auto"] = option(
-        "auto", help="data plane to language servers; auto: the one that each prefers"
-    )
+    metrics_listen: Address | None = option("127.0.0.1:9101", help="Prometheus address")
+    transport: TransportChoice = option("auto", help="data plane to language servers; auto: the one that each prefers")
     device: str = option("auto", help="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "bfloat16", "float32"] = option(
         "auto", help="of weights and embeddings; has to be the language servers'. auto: the checkpoint's"
     )
-    encode_cache_bytes: Size | None = option(
-        None, help="pool of finished embeddings; default: an eighth of the memory, 4GiB at most"
-    )
+    encode_cache_bytes: Size = option(0, help="pool of finished embeddings; 0: an eighth of the memory, 4GiB at most")
     max_batch_patches: int = option(8192, help="patches in one pass of the vision tower")
     max_waiting_items: int = option(512, help="media items beyond which new ones are refused as overload")
     max_waiting_bytes: Size = option(1 << 30, help="media bytes held, beyond which new items are refused as overload")
     max_item_bytes: Size = option(256 << 20, help="media bytes of one item")
-    preprocess_threads: int | None = option(None, help="threads that decode and resize; default: the cores, 8 at most")
+    preprocess_threads: int = option(0, help="threads that decode and resize; 0: as many as cores, 8 at most")
     ship_levels: LevelShipping = option(
         "auto",
         help="when a deepstack level is sent: eager, as soon as it is made; whole, with the finished item; "
         "auto: eager where the link takes longer than the vision tower",
     )
-    drain_s: float = option(30.0, help="after SIGTERM: seconds to finish and ship what was begun")
-    stall_s: float = option(120.0, help="seconds without progress after which health says NOT_SERVING")
+    drain_seconds: float = option(30.0, help="after SIGTERM: seconds to finish and ship what was begun")
+    stall_seconds: float = option(120.0, help="seconds without progress after which health says NOT_SERVING")
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_patches", "max_waiting_items", "max_waiting_bytes", "max_item_bytes", "stall_s"):
+        for name in ("max_batch_patches", "max_waiting_items", "max_waiting_bytes", "max_item_bytes", "stall_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
-        if self.encode_cache_bytes is not None and self.encode_cache_bytes < ALIGNMENT:
-            raise ValueError(f"--encode-cache-bytes {self.encode_cache_bytes} can't hold anything")
-        if self.preprocess_threads is not None and self.preprocess_threads < 1:
-            raise ValueError(f"--preprocess-threads must be at least 1, not {self.preprocess_threads}")
-        if self.drain_s < 0:
-            raise ValueError(f"--drain-s must not be negative, not {self.drain_s}")
+        for name in ("preprocess_threads", "drain_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
 
     @property
     def cache_bytes(self) -> int:

@@ -78,7 +78,7 @@ class Encoder:
     def buffer(self, size: int) -> memoryview:
         """`size` bytes of host memory for embeddings, fit to be copied to from the device. Not touched yet on CPU."""
         memory = torch.empty(size, dtype=torch.uint8, pin_memory=self._copies is not None)
-        return memoryview(memory.numpy())
+        return memory.numpy().data
 
     def stage(self, pixels: torch.Tensor) -> torch.Tensor:
         """Preprocessed patches `[P, C*T*P*P]` float32 as the tower takes them; for the threads that preprocess."""
@@ -164,7 +164,7 @@ class _SideStream:
     """Copies from a CUDA device to pinned memory while the tower goes on."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._watcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies")
 
     def write(
@@ -172,7 +172,7 @@ class _SideStream:
     ) -> Future[None]:
         """Starts (target, rows, piece) copies of rows that the current stream makes; done when all are in place."""
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        done = torch.cuda.Event()
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
             for target, rows, _ in copies:
                 target.copy_(rows, non_blocking=True)

@@ -12,10 +12,11 @@ room from finished ones that have none: it will be shipped and done with, so the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVarTuple, Unpack
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVarTuple
 
 import torch
 
@@ -36,8 +37,9 @@ from encode_server.cache import EmbeddingCache
 from encode_server.encoder import Encoder
 from encode_server.fair_queue import FairQueue
 from encode_server.items import Claim, Item, Opening, Stage
+from encode_server.media.processor import MediaPlan
 from encode_server.metrics import EncodeMetrics
-from encode_server.preprocessor import Media, Preprocessor
+from encode_server.preprocessor import Preprocessor
 from encode_server.tower import Tower
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ class EncodeEngine:
         self._preparing: dict[Item, asyncio.Task[None]] = {}
         self._turn = asyncio.Event()  # something changed that may let the next item in
         self._idle = asyncio.Event()
+        self._probed_bytes = 0
         self._draining = False
         self.broken = asyncio.Event()  # the device is gone; the process had better end
         metrics.watch("epd_cache_bytes", "Bytes of embeddings in the pool", lambda: self._cache.used_bytes)
@@ -110,10 +113,39 @@ class EncodeEngine:
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
-    def known(self, key: MediaKey) -> Item | None:
-        """The item of `key` if its metadata is known."""
-        item = self._items.get(key)
-        return item if item is not None and item.plan is not None else None
+    def known(self, opening: Opening) -> MediaPlan | None:
+        """What becomes of the item, if that is known already; for streams that want no more than that.
+
+        Raises:
+            UnavailableError, InvalidRequestError: as `join`.
+        """
+        item = self._find(opening)
+        return item.plan if item is not None else None
+
+    @contextlib.contextmanager
+    def holding(self, opening: Opening) -> Iterator[None]:
+        """Room for media that are only looked at. Raises OverloadedError as `join` does."""
+        self._check_room(opening)
+        self._probed_bytes += sum(opening.sizes)
+        try:
+            yield
+        finally:
+            self._probed_bytes -= sum(opening.sizes)
+
+    async def plan(self, opening: Opening, parts: Sequence[bytes]) -> MediaPlan:
+        """Reads the header of media that are here.
+
+        Raises:
+            BadMediaError: they can't be used, or their embedding would not fit into the pool.
+            InvalidRequestError: the options can't be honoured.
+        """
+        plan = await self._preprocessor.plan(opening.kind, parts, opening.options)
+        size = self._encoder.layout(plan.rows).total_bytes
+        if not self._cache.fits(size):
+            raise BadMediaError(
+                f"the embedding of this item has {size} bytes, and the encode server holds {self._cache.capacity}"
+            )
+        return plan
 
     def join(self, opening: Opening) -> Claim:
         """A share in the work on `opening.key`, new or under way.
@@ -123,15 +155,11 @@ class EncodeEngine:
             OverloadedError: the queue is full.
             InvalidRequestError: the key stands for other media here, so one of both is wrong.
         """
-        if self._draining:
-            raise UnavailableError("this encode server is shutting down")
-        item = self._items.get(opening.key)
+        item = self._find(opening)
         if item is None:
             self._check_room(opening)
             item = self._items[opening.key] = Item(opening=opening)
             self._metrics.cache_misses.labels(cache=_CACHE).inc()
-        elif not item.opening.same_media(opening):
-            raise InvalidRequestError("the media key is in use for other media or options")
         else:
             self._metrics.cache_hits.labels(cache=_CACHE).inc()
         claim = Claim(item=item, opening=opening, found_finished=item.stage is Stage.FINISHED)
@@ -155,19 +183,14 @@ class EncodeEngine:
         """The media are here, and are what their digest says: reads their header and puts the item in the queue."""
         item = claim.item
         assert item.uploader is claim
-        item.media = Media(kind=item.opening.kind, parts=parts, options=item.opening.options)
         try:
-            item.plan = await self._preprocessor.plan(item.media)
-            layout = self._encoder.layout(item.plan.rows)
-            if not self._cache.fits(layout.total_bytes):
-                raise BadMediaError(
-                    f"the embedding of this item has {layout.total_bytes} bytes,"
-                    f" and the encode server holds {self._cache.capacity} at most"
-                )
+            plan = await self.plan(claim.opening, parts)
         except EPDError as error:
             self._fail(item, error)
             raise
-        item.layout_known = layout
+        if item.error is not None:
+            raise item.error
+        item.plan, item.parts, item.layout_known = plan, parts, self._encoder.layout(plan.rows)
         self._enqueue(item)
 
     def begin_grant(self, claim: Claim) -> None:
@@ -178,7 +201,7 @@ class EncodeEngine:
         """
         item = claim.item
         if item.stage is Stage.SHELVED:
-            if item.media is None:
+            if not item.parts:
                 raise UnavailableError("the embedding made room for others meanwhile; send the media again")
             claim.found_finished = False
             self._enqueue(item)
@@ -203,7 +226,7 @@ class EncodeEngine:
             item.notify()
         if not item.claims:
             if item.stage is Stage.FINISHED:
-                item.media = None
+                item.parts = ()
             else:
                 self._fail(item, CancelledError("nobody wants this item any more"))
         self._turn.set()
@@ -257,11 +280,19 @@ class EncodeEngine:
 
     # -- the way of an item --------------------------------------------------------------------------------------------
 
+    def _find(self, opening: Opening) -> Item | None:
+        if self._draining:
+            raise UnavailableError("this encode server is shutting down")
+        item = self._items.get(opening.key)
+        if item is not None and not item.opening.same_media(opening):
+            raise InvalidRequestError("the media key is in use for other media or options")
+        return item
+
     def _check_room(self, opening: Opening) -> None:
         unfinished = sum(item.stage is not Stage.FINISHED for item in self._items.values())
         if unfinished >= self._max_items:
             raise OverloadedError(f"{unfinished} media items wait at this encode server already")
-        held = sum(item.media_bytes for item in self._items.values())
+        held = self._probed_bytes + sum(item.media_bytes for item in self._items.values())
         if held + sum(opening.sizes) > self._max_bytes:
             raise OverloadedError(f"this encode server holds {held} bytes of media already")
 
@@ -310,11 +341,15 @@ class EncodeEngine:
 
     async def _preprocess(self, item: Item) -> None:
         """Decodes and cuts into patches, and passes on to the tower."""
-        assert item.media is not None
         assert item.plan is not None
         started = time.monotonic()
         try:
-            pixels = await self._preprocessor.prepare(item.media, item.plan, self._encoder.stage)
+            pixels = await self._preprocessor.prepare(
+                item.plan,
+                item.parts,
+                stage=self._encoder.stage,
+                is_cancelled=lambda: item.stage is not Stage.PREPARING,
+            )
         except EPDError as error:
             self._fail(item, error)
         except Exception:  # a decoder's surprise on one item is that item's end, not the server's
@@ -370,7 +405,7 @@ class EncodeEngine:
         if item.job is not None and self._batcher.cancel(item.job):
             item.job = None
         del self._items[item.key]
-        item.media = None
+        item.parts = ()
         item.fail(error)
         self._release(item)
         self._turn.set()
@@ -396,7 +431,7 @@ class EncodeEngine:
         self._draining = True
         self.broken.set()
 
-    def _post(self, callback: Callable[[Unpack[_Args]], object], *args: Unpack[_Args]) -> None:
+    def _post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
         """Calls back on the event loop, from any thread; not any more when the loop is closed."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)

@@ -38,7 +38,7 @@ class FairQueue(Generic[T]):
 
     def remove(self, request_id: str, entry: T) -> None:
         """Removes `entry` as no longer wanted: turns stay as they are. ValueError if it is not in the queue."""
-        entries = self._turns[request_id] if request_id in self._turns else []
+        entries = self._turns.get(request_id, [])
         entries.remove(entry)
         if not entries:
             del self._turns[request_id]

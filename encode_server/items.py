@@ -10,6 +10,7 @@ and FAILED from anywhere. Items belong to the event loop: nothing here may be ca
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -17,9 +18,10 @@ from common.embeddings import EmbeddingLayout
 from common.errors import EPDError
 from common.media_key import MediaKey
 from common.pb import common_pb2
+from common.processing import MediaOptions
 from encode_server.batcher import Job
 from encode_server.cache import Extent, Hold
-from encode_server.preprocessor import Media, Plan
+from encode_server.media.processor import MediaPlan
 
 
 class Stage(Enum):
@@ -38,7 +40,7 @@ class Opening:
 
     key: MediaKey
     kind: common_pb2.MediaKind
-    options: common_pb2.MediaOptions
+    options: MediaOptions
     sizes: tuple[int, ...]  # bytes of each part
     digest: bytes
     request_id: str
@@ -66,8 +68,8 @@ class Item:
     stage: Stage = Stage.RECEIVING
     claims: set[Claim] = field(default_factory=set)
     uploader: Claim | None = None
-    media: Media | None = None  # while somebody may need it encoded (again)
-    plan: Plan | None = None
+    parts: Sequence[bytes] = ()  # its media, while somebody may need it encoded (again)
+    plan: MediaPlan | None = None
     layout_known: EmbeddingLayout | None = None
     extent: Extent | None = None
     memory: memoryview | None = None
@@ -129,12 +131,12 @@ class Item:
 
     @property
     def patches(self) -> int:
-        return self.plan.patches if self.plan else 0
+        return self.plan.grid.patches if self.plan else 0
 
     @property
     def media_bytes(self) -> int:
         """What its media take, or will take when they are here."""
-        return sum(self.opening.sizes) if self.media or self.stage is Stage.RECEIVING else 0
+        return sum(self.opening.sizes) if self.parts or self.stage is Stage.RECEIVING else 0
 
     @property
     def begun(self) -> bool:

@@ -41,7 +41,9 @@ class EncodeMetrics:
         self.transfer_bytes = Counter(
             "epd_transfer_bytes", "Embedding bytes shipped and acknowledged", ["transport"], registry=registry
         )
-        self.ship_failures = Counter("epd_ship_failures", "Grants that could not be used", ["revoked"], registry=registry)
+        self.ship_failures = Counter(
+            "epd_ship_failures", "Grants that could not be used", ["revoked"], registry=registry
+        )
 
     def watch(self, name: str, help: str, read: Callable[[], float]) -> None:
         """A gauge whose value is what `read` returns."""

@@ -119,5 +119,3 @@ class Tower:
         self._metrics.batches.inc()
         self._metrics.batch_items.observe(len(batch))
         self._metrics.batch_patches.observe(patches)
-
-

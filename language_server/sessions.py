@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from common.errors import EPDError, ModelMismatchError, MovedError
-from common.pb import embedding_pb2, engine_pb2
+from common.pb import common_pb2, embedding_pb2, engine_pb2
 from common.pb import language_pb2 as pb
 
 
@@ -47,11 +47,18 @@ class Sessions:
         self._handles = itertools.count(1)
         self._owners: dict[int, tuple[Session, int]] = {}  # our handle -> (session, the router's handle)
         self._sessions: set[Session] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.refusing = False  # the server drains
 
-    @property
-    def unfinished(self) -> int:
-        return len(self._owners)
+    async def wait_idle(self) -> None:
+        """Returns once no request is unfinished."""
+        await self._idle.wait()
+
+    def announce(self, load: common_pb2.Load) -> None:
+        """Tells every router about the server's load at once."""
+        for session in self._sessions:
+            session.events.put_nowait(pb.SessionEvent(load=load))
 
     def open(self) -> Session:
         session = Session()
@@ -62,7 +69,7 @@ class Sessions:
         """The router is gone: what it had asked for is wanted by nobody."""
         self._sessions.discard(session)
         for handle in session.ours.values():
-            del self._owners[handle]
+            self._forget(handle)
             self._send(engine_pb2.EngineCommand(abort=pb.Abort(handle=handle)))
         session.ours.clear()
 
@@ -91,7 +98,7 @@ class Sessions:
                     continue
                 session, theirs = owner
                 if name == "finished":
-                    del self._owners[event.handle]
+                    self._forget(event.handle)
                     del session.ours[theirs]
                 elif name == "needs":
                     self._complete(event.grant)
@@ -112,6 +119,12 @@ class Sessions:
             session.ours.clear()
             session.events.put_nowait(None)
         self._owners.clear()
+        self._idle.set()
+
+    def _forget(self, handle: int) -> None:
+        del self._owners[handle]
+        if not self._owners:
+            self._idle.set()
 
     def _generate(self, session: Session, generate: pb.Generate) -> None:
         try:
@@ -128,5 +141,6 @@ class Sessions:
         ours = next(self._handles)
         session.ours[generate.handle] = ours
         self._owners[ours] = (session, generate.handle)
+        self._idle.clear()
         generate.handle = ours
         self._send(engine_pb2.EngineCommand(generate=generate))

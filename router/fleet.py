@@ -128,17 +128,8 @@ class Fleet:
         ]
         return choose(servers, key, lambda server: server.load.queue_seconds, slack=0.5) if servers else None
 
-    async def wait_for_language(self, affinity: bytes, avoid: Collection[LanguageServer] = ()) -> LanguageServer | None:
-        """As `choose_language`, but gives a server `failover_wait_s` to come (back)."""
-        deadline = asyncio.get_running_loop().time() + self._config.failover_wait_s
-        while (server := self.choose_language(affinity, avoid)) is None:
-            if asyncio.get_running_loop().time() >= deadline:
-                return None
-            await asyncio.sleep(_WAIT_STEP_S)
-        return server
-
     async def wait_for_encode(self, key: bytes, avoid: Collection[EncodeServer] = ()) -> EncodeServer | None:
-        """As `choose_encode`; servers to avoid are better than none."""
+        """As `choose_encode`, but gives a server `failover_wait_s` to come (back); one to avoid is better than none."""
         deadline = asyncio.get_running_loop().time() + self._config.failover_wait_s
         while (server := self.choose_encode(key, avoid) or self.choose_encode(key)) is None:
             if asyncio.get_running_loop().time() >= deadline:

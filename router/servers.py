@@ -209,7 +209,8 @@ class LanguageServer(Server):
 
     @property
     def ready(self) -> bool:
-        return super().ready and self.session is not None and not self.session.broken
+        session = self.session
+        return super().ready and session is not None and not session.broken and not session.draining
 
     def _busy(self) -> bool:
         return super()._busy() or (self.session is not None and not self.session.broken and len(self.session) > 0)

@@ -56,6 +56,7 @@ class LanguageSession:
         self._mailboxes: dict[int, Mailbox[SessionMessage]] = {}
         self._commands: asyncio.Queue[language_pb2.SessionCommand] = asyncio.Queue()
         self.broken = False
+        self.draining = False
 
     def __len__(self) -> int:
         """Requests in progress."""
@@ -102,7 +103,9 @@ class LanguageSession:
                 mailbox.post(SessionLost(handle=handle, error=error))
             self._mailboxes.clear()
 
-    async def _write(self, call: grpc.aio.StreamStreamCall) -> None:
+    async def _write(
+        self, call: grpc.aio.StreamStreamCall[language_pb2.SessionCommand, language_pb2.SessionEvent]
+    ) -> None:
         try:
             while True:
                 await call.write(await self._commands.get())
@@ -119,5 +122,7 @@ class LanguageSession:
                 if (mailbox := mailboxes.get(message.handle)) is not None:
                     mailbox.post(message)
         for finished in event.finished:
+            if finished.error.code == common_pb2.Error.MOVED:
+                self.draining = True
             if (mailbox := mailboxes.pop(finished.handle, None)) is not None:
                 mailbox.post(finished)

@@ -40,7 +40,7 @@ class GrpcReceiver(services.EmbeddingServiceServicer):
         self._endpoint = pb.Endpoint(transport=pb.GRPC)
         self._released: dict[bytes, asyncio.Future[pb.Receipt]] = {}  # by the grant of each call under way
         self._warn = RateLimitedLog(log)
-        services.add_EmbeddingServiceServicer_to_server(self, server)
+        services.add_EmbeddingServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
 
     def advertise(self, address: str) -> None:
         """Sets "host:port", where the server is reached; called once its port is bound."""
@@ -68,7 +68,7 @@ class GrpcReceiver(services.EmbeddingServiceServicer):
         for grant_id in list(self._released):
             self._release(pb.Receipt(grant_id=grant_id, outcome=pb.Receipt.REVOKED, detail="shutting down"))
 
-    async def Transfer(  # noqa: N802  (gRPC's name)
+    async def Transfer(
         self, frames: AsyncIterator[pb.Frame], context: grpc.aio.ServicerContext[pb.Frame, pb.Receipt]
     ) -> pb.Receipt:
         """See proto/embedding.proto."""
@@ -123,7 +123,8 @@ class GrpcSender:
         if endpoint.address not in self._channels:
             self._channels[endpoint.address] = rpc.channel(endpoint.address)
         await self._connected(endpoint.address)
-        call = services.EmbeddingServiceStub(self._channels[endpoint.address]).Transfer()
+        stub = services.EmbeddingServiceStub(self._channels[endpoint.address])  # type: ignore[no-untyped-call]
+        call: _Call = stub.Transfer()
         receipt = asyncio.ensure_future(_receipt(call, endpoint.address))
         try:
             await until_receipt(self._pump(call, grant, endpoint.address, item), receipt)
@@ -161,7 +162,7 @@ class GrpcSender:
     async def close(self) -> None:
         """Closes the channels; what is still under way fails."""
         for channel in self._channels.values():
-            await channel.close()
+            await channel.close(None)
 
 
 async def _receipt(call: _Call, address: str) -> pb.Receipt:

@@ -192,7 +192,7 @@ class ZmqSender:
 
     async def ship(self, grant: pb.Grant, endpoint: pb.Endpoint, item: Outgoing) -> Delivery:
         """See `Sender`."""
-        if not endpoint.curve_server_key and not is_loopback(split_address(endpoint.address)[0]):
+        if not endpoint.curve_server_key and not is_loopback(endpoint.address.rpartition(":")[0].strip("[]")):
             raise ShipError(f"{endpoint.address} is not on this machine and has no CURVE key", revoked=False)
         start = time.monotonic()
         key = PeerKey(address=endpoint.address, boot_id=grant.boot_id, curve_key=endpoint.curve_server_key)

@@ -16,7 +16,7 @@ from encode_server.media.limits import MediaLimits
 
 Pixels = npt.NDArray[np.uint8]
 
-# What Pillow's readers raise on broken files. SyntaxError is what its PNG reader says for a broken chunk.
+# What Pillow's readers raise on broken files: SyntaxError for a broken PNG chunk, and a Warning where those are errors.
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -30,7 +30,7 @@ _BROKEN = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+    Warning,
 )
 # EXIF orientation -> the operation that stands the picture upright
 _UPRIGHT = {

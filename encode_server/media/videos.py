@@ -125,6 +125,8 @@ def _open(data: bytes, limits: MediaLimits) -> Iterator[tuple[av.container.Input
             stream = container.streams.best("video")
             if not isinstance(stream, av.VideoStream):
                 raise BadMediaError("the file has no video in it")
+            if not hasattr(stream, "width"):  # PyAV's way to say that there is no decoder for it
+                raise BadMediaError("the video's codec is not known")
             if stream.width * stream.height > limits.max_pixels:
                 raise BadMediaError(
                     f"the video has {stream.width} x {stream.height} pixels, over the limit of {limits.max_pixels}"

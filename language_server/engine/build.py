@@ -21,7 +21,7 @@ from language_server.engine.kv_cache import KVCache, KVCacheShape
 from language_server.engine.model_runner import ModelRunner
 from language_server.engine.options import EngineOptions
 from language_server.engine.sampler import Sampler
-from language_server.engine.sizes import default_kv_cache_bytes
+from language_server.engine.sizes import GIB, available_bytes
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def build_engine(options: EngineOptions, arena: Arena) -> tuple[Engine, pb.Model
         head_dim=text.head_dim,
         dtype=dtype,
     )
-    wanted = options.kv_cache_bytes or default_kv_cache_bytes(device, options.gpu_memory_fraction)
+    wanted = options.kv_cache_bytes or _default_kv_cache_bytes(device, options.gpu_memory_fraction)
     # More than every request at full length can't be used.
     most = options.max_num_seqs * -(-(options.max_model_len or text.max_position_embeddings) // options.block_size)
     num_blocks = min(wanted // shape.block_bytes, most)
@@ -133,3 +133,12 @@ def _eos_ids(model_dir: Path) -> frozenset[int]:
         if found is not None:
             return frozenset([found] if isinstance(found, int) else found)
     return frozenset()
+
+
+def _default_kv_cache_bytes(device: torch.device, gpu_memory_fraction: float) -> int:
+    """On a GPU what `gpu_memory_fraction` of its memory leaves beside what is allocated already; else a quarter of
+    the available memory, 4 GiB at most. Called after the weights are loaded."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return max(0, int(total * gpu_memory_fraction) - (total - free))
+    return min(4 * GIB, available_bytes() // 4)

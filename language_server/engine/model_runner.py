@@ -92,7 +92,7 @@ class ModelRunner:
     def _place(
         self, visual: tuple[VisualRows, ...], embeds: torch.Tensor, store: EmbeddingStore
     ) -> torch.Tensor | None:
-        """Writes main rows over `embeds` [T, hidden]; returns deepstack [T, hidden * levels], zero but for visual rows."""
+        """Writes main rows over `embeds` [T, hidden]; the deepstack rows [T, hidden * levels], zero for text."""
         deepstack: torch.Tensor | None = None
         for part in visual:
             layout, item = store.tensor(part.key)

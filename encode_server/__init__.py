@@ -1,0 +1,1 @@
+"""The encode server: images and videos in, embeddings out to language servers."""

@@ -1,0 +1,235 @@
+"""The encode server: gRPC in front, the engine behind it, the data plane's senders beside it.
+
+routers ── Encode ──► EncodeStream ──► EncodeEngine ──► tower thread
+                           │                │ finished and growing items
+                           └──► Shipper ──► Senders ── frames ──► language servers
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from common import __version__, rpc
+from common.config import describe
+from common.errors import EPDError
+from common.hub import is_vision_tensor, resolve_model
+from common.lifecycle import Shutdown
+from common.media_key import PROCESSOR_VERSION
+from common.metrics import serve_metrics, split_address
+from common.models.config import ModelConfig, UnsupportedModelError, load_config
+from common.models.weights import load_vision
+from common.pb import common_pb2, embedding_pb2, encode_pb2_grpc
+from common.processor_config import read_rules
+from common.state import write_state
+from common.tensors import dtype_to_wire, torch_dtype
+from common.transport.address import join
+from common.transport.local import LocalHub, LocalSender
+from common.transport.senders import Senders, network_senders
+from encode_server.config import EncodeConfig
+from encode_server.encoder import Encoder
+from encode_server.engine import EncodeEngine
+from encode_server.media.limits import MediaLimits
+from encode_server.media.processor import MediaProcessor
+from encode_server.metrics import EncodeMetrics
+from encode_server.preprocessor import Preprocessor
+from encode_server.shipper import Shipper
+from encode_server.stream import EncodeStream
+
+if TYPE_CHECKING:
+    from encode_server.stream import Context
+
+log = logging.getLogger(__name__)
+
+SERVICE = "epd.v1.EncodeService"
+
+
+class EncodeServer:
+    """One encode server from `start` to `stop`.
+
+    Args:
+        config: what the operator decided.
+        on_failure: called once if the server can't go on, with the reason.
+        hub: inboxes of this process, for a language server that lives in it too.
+    """
+
+    def __init__(self, config: EncodeConfig, *, on_failure: Callable[[str], None], hub: LocalHub | None = None) -> None:
+        self._config = config
+        self._on_failure = on_failure
+        self._hub = hub
+        self._boot_id = secrets.token_bytes(16)
+        self.metrics = EncodeMetrics()
+        self.addresses: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """Loads the vision tower, warms it up, binds, and takes requests.
+
+        Raises:
+            OSError, ValueError: what can't be loaded or bound, and why.
+        """
+        config = self._config
+        self._server = rpc.server()
+        self._health = rpc.HealthReporter(self._server, [SERVICE])
+        encode_pb2_grpc.add_EncodeServiceServicer_to_server(_Servicer(self), self._server)
+        port = rpc.add_port(self._server, config.listen)  # first, so that a taken port doesn't cost a loaded model
+        await asyncio.to_thread(self._load)
+        self.engine = EncodeEngine(
+            self._encoder,
+            Preprocessor(self._processor, threads=config.workers),
+            self.metrics,
+            cache_bytes=config.cache_bytes,
+            max_batch_patches=config.max_batch_patches,
+            max_waiting_items=config.max_waiting_items,
+            max_waiting_bytes=config.max_waiting_bytes,
+        )
+        self._senders = _senders(config, self._hub)
+        self._shipper = Shipper(self.engine, self._senders, self.metrics, levels=config.ship_levels)
+        await self.engine.start()
+        self._stop_metrics = None
+        self.addresses["grpc"] = join(split_address(config.listen)[0], port)
+        if config.metrics_listen is not None:
+            metrics_port, self._stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
+            self.addresses["metrics"] = join(split_address(config.metrics_listen)[0], metrics_port)
+        await self._server.start()
+        await self._health.set(True)
+        self._watch = asyncio.create_task(self._watch_engine())
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Refuses new items, hands back those not begun, ships the others for `drain_seconds`, then ends."""
+        self._watch.cancel()
+        await self._health.set(False)
+        await self.engine.drain(drain_seconds)
+        await self._server.stop(grace=1.0)
+        await self._senders.close()
+        await self.engine.stop()
+        if self._stop_metrics is not None:
+            self._stop_metrics()
+
+    def stream(self, context: Context) -> EncodeStream:
+        return EncodeStream(
+            context,
+            self.engine,
+            self._shipper,
+            self.metrics,
+            fingerprint=self.info.fingerprint,
+            max_item_bytes=self._config.max_item_bytes,
+        )
+
+    def server_info(self) -> common_pb2.ServerInfo:
+        return common_pb2.ServerInfo(version=__version__, boot_id=self._boot_id, load=self.engine.load())
+
+    def _load(self) -> None:
+        """Resolves, checks and loads the checkpoint. Blocks."""
+        config = self._config
+        files = resolve_model(config.model, config.revision, is_vision_tensor)
+        model_config = load_config(files.directory)
+        if model_config.vision is None:
+            raise UnsupportedModelError(f"{model_config.architecture} has no vision tower: it needs no encode server")
+        dtype = torch_dtype(model_config.dtype if config.dtype == "auto" else config.dtype)
+        device = _device(config.device)
+        limits = MediaLimits(max_bytes=config.max_item_bytes)
+        self._processor = MediaProcessor(rules=read_rules(files.directory), limits=limits)
+        log.info("loading the vision tower of %s in %s on %s", config.model, dtype, device)
+        self._encoder = Encoder(
+            load_vision(files.directory, dtype=dtype, device=device),
+            hidden=model_config.vision.out_hidden_size,
+            levels=model_config.vision.levels,
+            merge=model_config.vision.merge_size,
+            patch_dim=model_config.vision.patch_dim,
+            dtype=dtype,
+            device=device,
+            by_level=config.ship_levels != "whole",
+        )
+        self.info = _model_info(model_config, files.fingerprint(), dtype)
+
+    async def _watch_engine(self) -> None:
+        """Health combines liveness with progress: a tower that has work and finishes nothing is not serving."""
+        serving = True
+        while not self.engine.broken.is_set():
+            await asyncio.sleep(min(1.0, self._config.stall_seconds / 4))
+            stuck = self.engine.seconds_without_progress() > self._config.stall_seconds
+            if stuck == serving:
+                serving = not stuck
+                log.log(logging.INFO if serving else logging.ERROR, "serving again" if serving else "no progress")
+                await self._health.set(serving)
+        await self._health.set(False)
+        self._on_failure("the vision tower or its device failed")
+
+
+class _Servicer(encode_pb2_grpc.EncodeServiceServicer):
+    """gRPC's side of it; see proto/encode.proto."""
+
+    def __init__(self, server: EncodeServer) -> None:
+        self._server = server
+
+    async def Encode(self, _: object, context: Context) -> None:
+        await self._server.stream(context).run()
+
+    async def GetModelInfo(self, request: common_pb2.GetModelInfoRequest, context: object) -> common_pb2.ModelInfo:
+        return self._server.info
+
+    async def GetServerInfo(self, request: common_pb2.GetServerInfoRequest, context: object) -> common_pb2.ServerInfo:
+        return self._server.server_info()
+
+
+async def serve(config: EncodeConfig) -> int:
+    """Runs an encode server until SIGTERM, or until its device fails; the process's exit status."""
+    log.info("options: %s", describe(config))
+    failed = False
+
+    def fail(reason: str) -> None:
+        nonlocal failed
+        failed = True
+        shutdown.request(reason)
+
+    with Shutdown() as shutdown:
+        server = EncodeServer(config, on_failure=fail)
+        try:
+            await server.start()
+        except (EPDError, OSError, ValueError) as error:
+            log.error("can't start: %s", error)
+            return 1
+        write_state(config.state_file, "encode", server.addresses)
+        log.info("serving %s", ", ".join(f"{name} at {address}" for name, address in server.addresses.items()))
+        await shutdown.wait()
+        await server.stop(0.0 if failed else config.drain_seconds)
+    return 1 if failed else 0
+
+
+def _senders(config: EncodeConfig, hub: LocalHub | None) -> Senders:
+    return (
+        Senders({embedding_pb2.LOCAL: LocalSender(hub=hub)}) if hub is not None else network_senders(config.transport)
+    )
+
+
+def _device(name: str) -> torch.device:
+    """Raises ValueError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"no such device: {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: torch finds no CUDA device")
+    return device
+
+
+def _model_info(config: ModelConfig, fingerprint: bytes, dtype: torch.dtype) -> common_pb2.ModelInfo:
+    assert config.vision is not None
+    return common_pb2.ModelInfo(
+        fingerprint=fingerprint,
+        architecture=config.architecture,
+        hidden=config.vision.out_hidden_size,
+        levels=config.vision.levels,
+        dtype=dtype_to_wire(dtype),
+        protocol=rpc.PROTOCOL_VERSION,
+        merge_size=config.vision.merge_size,
+        vision=True,
+        processor_version=PROCESSOR_VERSION,
+    )

@@ -1,0 +1,430 @@
+"""One request on its way through the servers, from its first media item to its last token.
+
+Everything that happens to it (what language and encode servers say, the client that leaves, the clock) arrives in one
+mailbox and is handled in order by one task, so there is nothing to lock and nothing to forget.
+
+    learn(items)   sizes of the media        opens an encode stream for every item not seen before
+    start(prompt)  Generate, once a choice   Admitted -> Need, Received ... -> tokens -> Finished
+    settled()      admitted, and every item is where it has to be: from here on the answer is a 200
+    step()         tokens
+    close()        whatever still runs is ended
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from common.errors import (
+    CancelledError,
+    DeadlineError,
+    EPDError,
+    InternalError,
+    ModelMismatchError,
+    MovedError,
+    OverloadedError,
+    UnavailableError,
+    from_wire,
+)
+from common.pb import common_pb2, language_pb2
+from router.config import RouterConfig
+from router.encodes import EncodeMessage, GrantFailed, ItemEncode, ItemFailed, ItemKnown, MediaItem
+from router.fleet import Fleet
+from router.grids import GridMemory
+from router.mailbox import Mailbox
+from router.metrics import RouterMetrics
+from router.output import Output, OutputRules
+from router.prompt import Prompt
+from router.servers import LanguageServer
+from router.sessions import LanguageSession, SessionLost, SessionMessage
+
+_MAX_DEATHS = 2  # of language servers under one request: it may be what kills them
+_RETRY_S = 0.05  # until a choice without a server looks for one again
+
+
+class ItemError(Exception):
+    """`error` concerns the media item at `param` of the request."""
+
+    def __init__(self, error: EPDError, param: str) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.param = param
+
+
+@dataclass(frozen=True)
+class ClientLeft:
+    """Nobody waits for the answer."""
+
+
+@dataclass(frozen=True)
+class TimeUp:
+    """The request's deadline has passed."""
+
+
+@dataclass(frozen=True)
+class Silence:
+    """It is time to show the client that the connection lives."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A choice that had no server may find one now."""
+
+    choice: int
+
+
+Message = SessionMessage | EncodeMessage | ClientLeft | TimeUp | Silence | Retry
+
+
+@dataclass(kw_only=True, eq=False)
+class Choice:
+    """One of the n answers. `handle` is 0 while it is at no server."""
+
+    index: int
+    output: Output
+    server: LanguageServer | None = None
+    session: LanguageSession | None = None
+    handle: int = 0
+    admitted: bool = False  # at any server so far
+    missing: set[bytes] = field(default_factory=set)
+    deaths: int = 0
+    refused_by: list[LanguageServer] = field(default_factory=list)
+    homeless_until: float = 0.0  # event loop's time at which looking for a server ends
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    last_token_at: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        return self.admitted and (not self.missing or bool(self.output.ids) or self.finish_reason is not None)
+
+
+class Generation:
+    """See the module. Made when a request arrives; `close` must be called whatever happens.
+
+    Args:
+        fleet: the servers.
+        config: of the router.
+        metrics: of the router.
+        grids: sizes of media seen before.
+        request_id: for the servers' logs.
+        salt: of the tenant.
+    """
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        config: RouterConfig,
+        metrics: RouterMetrics,
+        grids: GridMemory,
+        request_id: str,
+        salt: bytes,
+    ) -> None:
+        self._fleet = fleet
+        self._config = config
+        self._metrics = metrics
+        self._grids = grids
+        self._request_id = request_id
+        self._salt = salt
+        self._loop = asyncio.get_running_loop()
+        self._began = time.monotonic()
+        self._deadline = self._loop.time() + config.request_timeout_s
+        self.mailbox: Mailbox[Message] = Mailbox()
+        self._clock = self._loop.call_at(self._deadline, self.mailbox.post, TimeUp())
+        self._encodes: dict[bytes, ItemEncode] = {}
+        self._by_handle: dict[int, Choice] = {}
+        self.choices: list[Choice] = []
+        self.timings: dict[str, float] = {}  # milliseconds by stage
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.first_token_s: float | None = None
+
+    # -- the life of a request ------------------------------------------------------------------------------------------
+
+    async def learn(self, items: Sequence[MediaItem]) -> None:
+        """Finds the size of every item; see `metadata`. Raises ItemError for one that can't be used."""
+        for item in items:
+            if item.key in self._encodes:
+                continue
+            known = self._grids.get(item.key)
+            (self._metrics.cache_hits if known else self._metrics.cache_misses).labels("grid").inc()
+            encode = self._encodes[item.key] = ItemEncode(
+                item,
+                fleet=self._fleet,
+                mailbox=self.mailbox,  # type: ignore[arg-type]  # it takes more than an encode sends
+                metrics=self._metrics,
+                request_id=self._request_id,
+                attempts=self._config.encode_attempts,
+                answer_timeout=self._config.encode_answer_timeout_s,
+                deadline=self._deadline,
+                metadata=known,
+            )
+            if known is None:
+                encode.open()
+        while any(encode.metadata is None for encode in self._encodes.values()):
+            await self.step()
+
+    def metadata(self, key: bytes) -> common_pb2.MediaMetadata:
+        """Of an item that has been learnt."""
+        metadata = self._encodes[key].metadata
+        assert metadata is not None
+        return metadata
+
+    def start(
+        self,
+        prompt: Prompt,
+        *,
+        sampling: language_pb2.SamplingParams,
+        rules: OutputRules,
+        n: int,
+        affinity: bytes,
+    ) -> None:
+        """Submits every choice.
+
+        Raises:
+            UnavailableError: no language server is ready.
+        """
+        assert self._fleet.model is not None
+        self._affinity = affinity
+        self._rules = rules
+        self._generate = language_pb2.Generate(
+            request_id=self._request_id,
+            fingerprint=self._fleet.model.info.fingerprint,
+            salt=self._salt,
+            prompt_ids=prompt.ids,
+            spans=prompt.spans,
+            sampling=sampling,
+        )
+        self.prompt_tokens = len(prompt.ids)
+        self.choices = [Choice(index=i, output=Output(rules, self._fleet.model.token_bytes)) for i in range(n)]
+        for choice in self.choices:
+            self._submit(choice)
+
+    async def settled(self) -> None:
+        """Waits until the request is admitted and has all its media: what may fail because of the client has not."""
+        while not all(choice.settled for choice in self.choices):
+            await self.step()
+        self._metrics.accepted.inc()
+
+    async def step(self) -> bool:
+        """Waits for something to happen and handles it; True if all that happened is that nothing did (`Silence`).
+
+        Raises:
+            ItemError: a media item can't be used or can't be had.
+            EPDError: the request has failed, in the way that the error says.
+        """
+        quiet = True
+        for message in await self.mailbox.take():
+            if isinstance(message, Silence):
+                continue
+            quiet = False
+            if isinstance(message, language_pb2.StepOutput):  # the most frequent by far
+                self._on_output(message)
+            else:
+                self._handle(message)
+        return quiet
+
+    @property
+    def finished(self) -> bool:
+        return all(choice.finish_reason is not None for choice in self.choices)
+
+    def collect_times(self) -> dict[str, float]:
+        """Milliseconds by stage, as far as they are known."""
+        for encode in self._encodes.values():
+            for stage, milliseconds in encode.times.items():
+                self.timings[stage] = max(milliseconds, self.timings.get(stage, 0.0))
+        return self.timings
+
+    async def close(self, reason: str) -> None:
+        """Ends what still runs, on all servers."""
+        self._clock.cancel()
+        for handle, choice in self._by_handle.items():
+            assert choice.session is not None
+            choice.session.abort(handle, reason)
+        self._by_handle.clear()
+        encodes, self._encodes = self._encodes, {}
+        for encode in encodes.values():
+            await encode.cancel()
+
+    # -- what can happen ------------------------------------------------------------------------------------------------
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case language_pb2.Admitted() | language_pb2.Need() | language_pb2.Received() | language_pb2.Finished():
+                # A choice that has left this server ignores what it still says.
+                if (choice := self._by_handle.get(message.handle)) is not None:
+                    self._on_session(choice, message)
+            case SessionLost(handle=handle, error=error):
+                if (choice := self._by_handle.get(handle)) is not None:
+                    self._on_death(choice, error)
+            case ItemKnown(key=key):
+                self._grids.put(key, self.metadata(key))
+            case ItemFailed(key=key, error=error):
+                self._grids.forget(key)
+                raise ItemError(error, self._encodes[key].item.param)
+            case GrantFailed(key=key, handle=handle, grant_id=grant_id):
+                choice = self._by_handle.get(handle)
+                if choice is not None and choice.session is not None and key in choice.missing:
+                    choice.session.grant_lost(handle, key, grant_id)
+            case Retry(choice=index):
+                if self.choices[index].finish_reason is None:
+                    self._submit(self.choices[index])
+            case ClientLeft():
+                raise CancelledError("the client left")
+            case TimeUp():
+                raise DeadlineError(f"the request took longer than {self._config.request_timeout_s:g} s")
+
+    def _on_session(
+        self,
+        choice: Choice,
+        message: language_pb2.Admitted | language_pb2.Need | language_pb2.Received | language_pb2.Finished,
+    ) -> None:
+        match message:
+            case language_pb2.Admitted():
+                if not choice.admitted and choice.index == 0:
+                    self.cached_tokens = message.cached_tokens
+                choice.admitted = True
+                choice.missing = set(message.needed_keys)
+                for key in choice.missing:
+                    self._encode(key).open()
+                self._release()
+            case language_pb2.Need():
+                choice.missing.add(message.key)
+                self._encode(message.key).grant(message.handle, message.grant)
+            case language_pb2.Received():
+                choice.missing.discard(message.key)
+                self._release()
+            case language_pb2.Finished():
+                self._on_finished(choice, message)
+
+    def _on_output(self, message: language_pb2.StepOutput) -> None:
+        choice = self._by_handle.get(message.handle)
+        if choice is None:
+            return
+        now = time.monotonic()
+        if self.first_token_s is None:
+            self.first_token_s = now - self._began
+            self._metrics.first_token.observe(self.first_token_s)
+        elif choice.last_token_at:
+            self._metrics.inter_token.observe((now - choice.last_token_at) / len(message.token_ids))
+        choice.last_token_at = now
+        choice.output.feed(message.token_ids)
+        if choice.output.stop_string is not None:
+            assert choice.session is not None
+            choice.session.abort(message.handle, "stop string")
+            self._finish(choice, "stop", choice.output.stop_string)
+
+    def _on_finished(self, choice: Choice, message: language_pb2.Finished) -> None:
+        for stage in message.times:
+            self.timings[stage.stage] = max(stage.milliseconds, self.timings.get(stage.stage, 0.0))
+        match message.reason:
+            case language_pb2.Finished.STOP:
+                token = message.stop_token_id if message.HasField("stop_token_id") else None
+                self._finish(choice, "stop", self._shown_stop(token))
+            case language_pb2.Finished.LENGTH:
+                self._finish(choice, "length", None)
+            case language_pb2.Finished.ABORTED:
+                raise UnavailableError("the language server aborted the request")
+            case _:
+                self._on_error(choice, from_wire(message.error))
+
+    def _on_error(self, choice: Choice, error: EPDError) -> None:
+        """The server ended the request with an error; some of those another server would not have."""
+        assert choice.server is not None
+        match error:
+            case MovedError():
+                self._move(choice, "moved")
+            case OverloadedError() | ModelMismatchError():
+                choice.refused_by.append(choice.server)
+                self._leave(choice)
+                if choice.admitted or self._fleet.choose_language(self._affinity, choice.refused_by) is not None:
+                    self._metrics.retries.labels("language").inc()
+                    self._submit(choice)
+                else:
+                    raise error
+            case UnavailableError():
+                self._on_death(choice, error)
+            case _:
+                raise error
+
+    def _on_death(self, choice: Choice, error: EPDError) -> None:
+        choice.deaths += 1
+        if choice.deaths == _MAX_DEATHS:
+            raise UnavailableError("two language servers failed while they worked on this request") from error
+        self._move(choice, "death")
+
+    # -- choices and servers --------------------------------------------------------------------------------------------
+
+    def _submit(self, choice: Choice) -> None:
+        """Gives the choice to a server: with the tokens it has, if it comes from another one."""
+        server = self._fleet.choose_language(self._affinity, choice.refused_by)
+        if server is None:
+            self._wait_for_server(choice)
+            return
+        assert server.session is not None
+        choice.homeless_until = 0.0
+        generate = language_pb2.Generate()
+        generate.CopyFrom(self._generate)
+        generate.resumed_output_ids.extend(choice.output.ids)
+        generate.sampling.choice = choice.index
+        generate.deadline_seconds = max(0.001, self._deadline - self._loop.time())
+        choice.server, choice.session = server, server.session
+        choice.missing = set()
+        choice.handle = server.session.submit(generate, self.mailbox)  # type: ignore[arg-type]  # as in `learn`
+        self._by_handle[choice.handle] = choice
+
+    def _wait_for_server(self, choice: Choice) -> None:
+        """A new request is refused at once, one that has begun waits for a server to come back."""
+        if not choice.admitted and not choice.deaths:
+            raise UnavailableError("no language server is ready")
+        now = self._loop.time()
+        choice.homeless_until = choice.homeless_until or now + self._config.failover_wait_s
+        if now >= choice.homeless_until:
+            raise UnavailableError("the language server is gone and there is no other to go on at")
+        choice.refused_by.clear()  # they may have room by then
+        self._loop.call_later(_RETRY_S, self.mailbox.post, Retry(choice.index))
+
+    def _leave(self, choice: Choice) -> None:
+        self._by_handle.pop(choice.handle, None)
+        choice.handle, choice.missing = 0, set()
+
+    def _move(self, choice: Choice, cause: str) -> None:
+        """Goes on at another server, unless the answer is complete and only the last word on it was lost."""
+        self._leave(choice)
+        ids = choice.output.ids
+        if ids and ids[-1] in self._rules.stop_ids and len(ids) > self._rules.min_tokens:
+            self._finish(choice, "stop", self._shown_stop(ids[-1]))
+        elif len(ids) >= self._generate.sampling.max_tokens:
+            self._finish(choice, "length", None)
+        else:
+            self._metrics.migrations.labels(cause).inc()
+            self._submit(choice)
+
+    def _finish(self, choice: Choice, reason: str, stop_reason: str | int | None) -> None:
+        self._leave(choice)
+        choice.output.finish()
+        choice.finish_reason, choice.stop_reason = reason, stop_reason
+        self._release()
+
+    def _shown_stop(self, token: int | None) -> int | None:
+        """A stop token is named to the client if it asked for it; the model's own end of text is not."""
+        return token if token in self._generate.sampling.stop_token_ids else None
+
+    # -- media ----------------------------------------------------------------------------------------------------------
+
+    def _encode(self, key: bytes) -> ItemEncode:
+        if key not in self._encodes:
+            raise InternalError("the language server asks for an item that the request does not have")
+        return self._encodes[key]
+
+    def _release(self) -> None:
+        """Closes the encode streams that no choice needs; an item is opened again if one needs it again."""
+        if not all(choice.admitted for choice in self.choices):
+            return
+        missing = set().union(*(choice.missing for choice in self.choices))
+        for key, encode in self._encodes.items():
+            if key not in missing:
+                encode.close()

@@ -1,0 +1,157 @@
+"""Media of a request: from the references in its messages to bytes with a key."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from common.errors import BadMediaError, EPDError, InvalidRequestError
+from common.media_key import media_digest, media_key
+from common.pb import common_pb2
+from router.budget import Hold
+from router.config import RouterConfig
+from router.encodes import MediaItem
+from router.fetch import Fetcher
+from router.fleet import Fleet
+from router.generation import ItemError
+
+_THREAD_BYTES = 1 << 18  # from here on hashing and decoding leave the event loop
+_ANY = frozenset({"", "application/octet-stream", "binary/octet-stream"})  # says nothing about the content
+_WORD = {common_pb2.IMAGE: "image", common_pb2.VIDEO: "video", common_pb2.FRAMES: "image"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaRef:
+    """An image or a video as a message refers to it."""
+
+    kind: common_pb2.MediaKind
+    urls: tuple[str, ...]  # one, or one a frame
+    options: common_pb2.MediaOptions
+    param: str
+
+
+class MediaLoader:
+    """Args:
+    config: limits.
+    fetcher: for http(s).
+    fleet: for what the keys depend on.
+    """
+
+    def __init__(self, *, config: RouterConfig, fetcher: Fetcher, fleet: Fleet) -> None:
+        self._config = config
+        self._fetcher = fetcher
+        self._fleet = fleet
+
+    def check_counts(self, refs: Sequence[MediaRef]) -> None:
+        """Raises InvalidRequestError if a request has more media than allowed, or any for a model without vision."""
+        images = sum(ref.kind == common_pb2.IMAGE for ref in refs)
+        videos = len(refs) - images
+        if refs and not self._fleet.has_vision:
+            raise ItemError(InvalidRequestError("this model takes no images or videos"), refs[0].param)
+        for count, limit, word in ((images, self._config.max_images, "images"), (videos, self._config.max_videos, "videos")):
+            if count > limit:
+                raise InvalidRequestError(f"{count} {word} in one request; at most {limit} are allowed")
+        for ref in refs:
+            if len(ref.urls) > self._config.max_video_frames:
+                error = InvalidRequestError(
+                    f"a video of {len(ref.urls)} frames; at most {self._config.max_video_frames} are allowed"
+                )
+                raise ItemError(error, ref.param)
+
+    async def load(self, refs: Sequence[MediaRef], *, salt: bytes, hold: Hold) -> list[MediaItem]:
+        """All items, loaded side by side.
+
+        Raises:
+            ItemError: of the first one that can't be had; the others are given up.
+        """
+        tasks: list[asyncio.Task[MediaItem]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._load_one(ref, salt, hold)) for ref in refs]
+        except* ItemError as errors:
+            raise _first(errors) from None
+        return [task.result() for task in tasks]
+
+    async def _load_one(self, ref: MediaRef, salt: bytes, hold: Hold) -> MediaItem:
+        try:
+            parts = tuple([await self._bytes(url, ref.kind, hold) for url in ref.urls])
+        except EPDError as error:
+            raise ItemError(type(error)(f"{ref.param}: {error.message}"), ref.param) from None
+        size = sum(map(len, parts))
+        digest = await asyncio.to_thread(media_digest, parts) if size >= _THREAD_BYTES else media_digest(parts)
+        assert self._fleet.model is not None
+        info = self._fleet.model.info
+        key = media_key(
+            salt=salt,
+            digest=digest,
+            kind=ref.kind,
+            options=ref.options,
+            fingerprint=info.fingerprint,
+            dtype=info.dtype,
+            processor_version=self._fleet.processor_version,
+        )
+        return MediaItem(key=key, kind=ref.kind, options=ref.options, parts=parts, digest=digest, param=ref.param)
+
+    async def _bytes(self, url: str, kind: common_pb2.MediaKind, hold: Hold) -> bytes:
+        word, limit = _WORD[kind], self._config.max_media_bytes
+        if url[:5].lower() == "data:":
+            # room for what the text holds at most, before it is decoded
+            hold.add(len(url))
+            content_type, body = (
+                await asyncio.to_thread(decode_data_uri, url, limit)
+                if len(url) >= _THREAD_BYTES
+                else decode_data_uri(url, limit)
+            )
+            hold.remove(len(url) - len(body))
+        else:
+            fetched = await self._fetcher.fetch(url, limit=limit, hold=hold)
+            content_type, body = fetched.content_type, fetched.body
+        if content_type not in _ANY and not content_type.startswith(f"{word}/"):
+            raise BadMediaError(f"its content type is {content_type!r}, which is not that of {word}s")
+        if not body:
+            raise BadMediaError(f"the {word} has no bytes")
+        return body
+
+
+def decode_data_uri(uri: str, limit: int) -> tuple[str, bytes]:
+    """(content type, content) of a "data:" URI (RFC 2397).
+
+    Raises:
+        BadMediaError: it is malformed, or its content has over `limit` bytes.
+    """
+    head, comma, data = uri[5:].partition(",")
+    if not comma:
+        raise BadMediaError("it is not a valid data URI: the comma is missing")
+    content_type, *parameters = (part.strip().lower() for part in head.split(";"))
+    if "base64" not in parameters:
+        body = unquote_to_bytes(data)
+    else:
+        if len(data) > limit // 3 * 4 + 1024:
+            raise BadMediaError(f"it has more than the {limit} bytes that are allowed")
+        try:
+            body = _decode_base64(data)
+        except ValueError:
+            raise BadMediaError("its base64 is not valid") from None
+    if len(body) > limit:
+        raise BadMediaError(f"it has more than the {limit} bytes that are allowed")
+    return content_type, body
+
+
+def _decode_base64(data: str) -> bytes:
+    """Also without padding, in the URL alphabet, percent-encoded, or with line breaks: clients send all of these."""
+    try:
+        return base64.b64decode(data, validate=True)
+    except binascii.Error:
+        data = unquote_to_bytes(data).decode("ascii") if "%" in data else data
+        data = re.sub(r"\s", "", data).translate(str.maketrans("-_", "+/")).rstrip("=")
+        return base64.b64decode(data + "=" * (-len(data) % 4), validate=True)
+
+
+def _first(errors: BaseExceptionGroup[ItemError]) -> ItemError:
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,39 @@
+"""The router's metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from common.metrics import STAGE_BUCKETS
+
+_TOKEN_BUCKETS = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+
+
+class RouterMetrics:
+    """All of them, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+        self.accepted = counter("epd_requests_accepted", "Requests that a language server admitted.")
+        self.finished = counter("epd_requests_finished", "Requests answered in full.")
+        self.failed = counter("epd_requests_failed", "Requests that ended in an error.", "status")
+        self.aborted = counter("epd_requests_aborted", "Requests whose client left.")
+        self.running = Gauge("epd_requests_running", "Requests in progress.", registry=self.registry)
+        self.media_bytes = Gauge("epd_media_bytes", "Bodies and media held.", registry=self.registry)
+        self.retries = counter("epd_retries", "Attempts after the first.", "what")
+        self.migrations = counter("epd_migrations", "Requests that went on at another language server.", "cause")
+        self.cache_hits = counter("epd_cache_hits", "Look-ups that found something.", "cache")
+        self.cache_misses = counter("epd_cache_misses", "Look-ups that found nothing.", "cache")
+        self.ignored_fields = counter("epd_ignored_fields", "Unknown request fields.")
+        self.prompt_tokens = counter("epd_prompt_tokens", "Tokens of admitted prompts.")
+        self.output_tokens = counter("epd_output_tokens", "Tokens of answers.")
+        self.stage = histogram("epd_stage_seconds", "Time by stage of a request.", STAGE_BUCKETS, "stage")
+        self.first_token = histogram("epd_time_to_first_token_seconds", "From request to first token.", STAGE_BUCKETS)
+        self.inter_token = histogram("epd_inter_token_seconds", "Between a request's tokens.", _TOKEN_BUCKETS)

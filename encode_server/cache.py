@@ -11,9 +11,10 @@ given back. Who may lose its extent is not the pool's business: it asks the owne
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 ALIGNMENT = 64  # of extents, in bytes: a cache line, and what vector copies like
 
@@ -32,35 +33,35 @@ class Owner(Protocol):
     @property
     def hold(self) -> Hold: ...
 
-    def evicted(self) -> None:
-        """The extent went to somebody else; its memory must not be touched any more."""
+
+OwnerT = TypeVar("OwnerT", bound=Owner)
 
 
 @dataclass(eq=False, slots=True)
-class Extent:
+class Extent(Generic[OwnerT]):
     """`size` bytes of the pool from `offset`; a hole when nobody owns it. Neighbours are linked in address order."""
 
     offset: int
     size: int
-    owner: Owner | None = None
-    before: Extent | None = None
-    after: Extent | None = None
+    owner: OwnerT | None = None
+    before: Extent[OwnerT] | None = None
+    after: Extent[OwnerT] | None = None
 
 
-class EmbeddingCache:
+class EmbeddingCache(Generic[OwnerT]):
     """Hands out extents; makes room by taking those that were used least recently.
 
     Args:
         buffer: all the memory that embeddings of this server will ever lie in.
+        on_evict: told each owner whose extent is taken for another; it must not touch that memory any more.
     """
 
-    def __init__(self, buffer: memoryview) -> None:
+    def __init__(self, buffer: memoryview, *, on_evict: Callable[[OwnerT], None]) -> None:
         self._buffer = buffer
-        self._first = Extent(0, len(buffer))
-        self._holes = {self._first}
-        self._used: OrderedDict[Extent, None] = OrderedDict()  # least recently used first
+        self._on_evict = on_evict
+        self._holes: set[Extent[OwnerT]] = {Extent(0, len(buffer))}
+        self._used: OrderedDict[Extent[OwnerT], None] = OrderedDict()  # least recently used first
         self.used_bytes = 0
-        self.evictions = 0
 
     @property
     def capacity(self) -> int:
@@ -75,10 +76,10 @@ class EmbeddingCache:
         """Extents that nobody can have now."""
         return sum(extent.owner is not None and extent.owner.hold is Hold.PINNED for extent in self._used)
 
-    def view(self, extent: Extent) -> memoryview:
+    def view(self, extent: Extent[OwnerT]) -> memoryview:
         return self._buffer[extent.offset : extent.offset + extent.size]
 
-    def allocate(self, owner: Owner, size: int, *, urgent: bool = False) -> Extent | None:
+    def allocate(self, owner: OwnerT, size: int, *, urgent: bool = False) -> Extent[OwnerT] | None:
         """Contiguous room for `owner`, at the cost of others if need be; None while there is none.
 
         Of all runs of extents that could go, the one goes whose latest use is the longest ago; nothing goes in vain.
@@ -98,21 +99,21 @@ class EmbeddingCache:
             hole = self._evict(run)
         return self._take(hole, owner, size)
 
-    def touch(self, extent: Extent) -> None:
+    def touch(self, extent: Extent[OwnerT]) -> None:
         """`extent` was used just now."""
         self._used.move_to_end(extent)
 
-    def release(self, extent: Extent) -> None:
+    def release(self, extent: Extent[OwnerT]) -> None:
         """Its owner needs `extent` no more."""
         assert extent in self._used
         self._free(extent)
 
-    def _run_to_evict(self, size: int, hold: Hold) -> list[Extent] | None:
+    def _run_to_evict(self, size: int, hold: Hold) -> list[Extent[OwnerT]] | None:
         """The shortest sufficient run around the least recently used extent that has one, in address order.
 
         For each candidate, only extents used before it may go with it: so the first candidate that works is the best.
         """
-        older: set[Extent] = set(self._holes)
+        older: set[Extent[OwnerT]] = set(self._holes)
         for candidate in self._used:
             assert candidate.owner is not None
             if candidate.owner.hold > hold:
@@ -129,7 +130,7 @@ class EmbeddingCache:
                 return run
         return None
 
-    def _evict(self, run: list[Extent]) -> Extent:
+    def _evict(self, run: list[Extent[OwnerT]]) -> Extent[OwnerT]:
         """Frees a run of neighbours; the hole that it leaves."""
         hole = run[0]
         for extent in run:
@@ -137,11 +138,10 @@ class EmbeddingCache:
             if owner is None:
                 continue  # a hole, which its neighbour swallows
             hole = self._free(extent)
-            self.evictions += 1
-            owner.evicted()
+            self._on_evict(owner)
         return hole
 
-    def _take(self, hole: Extent, owner: Owner, size: int) -> Extent:
+    def _take(self, hole: Extent[OwnerT], owner: OwnerT, size: int) -> Extent[OwnerT]:
         """Cuts `size` bytes off the front of `hole`."""
         self._holes.remove(hole)
         if hole.size > size:
@@ -155,7 +155,7 @@ class EmbeddingCache:
         self.used_bytes += size
         return hole
 
-    def _free(self, extent: Extent) -> Extent:
+    def _free(self, extent: Extent[OwnerT]) -> Extent[OwnerT]:
         """Makes `extent` a hole, one with the holes beside it."""
         del self._used[extent]
         self.used_bytes -= extent.size
@@ -167,7 +167,7 @@ class EmbeddingCache:
                 extent = left
         return extent
 
-    def _swallow(self, left: Extent, right: Extent) -> None:
+    def _swallow(self, left: Extent[OwnerT], right: Extent[OwnerT]) -> None:
         left.size += right.size
         left.after = right.after
         if right.after is not None:

@@ -72,7 +72,7 @@ class EncodeEngine:
         self._encoder = encoder
         self._preprocessor = preprocessor
         self._metrics = metrics
-        self._cache = EmbeddingCache(encoder.buffer(cache_bytes))
+        self._cache = EmbeddingCache(encoder.buffer(cache_bytes), on_evict=self._evicted)
         self._batcher = Batcher(max_batch_patches)
         self._tower = Tower(
             encoder,
@@ -85,10 +85,11 @@ class EncodeEngine:
         self._max_items = max_waiting_items
         self._max_bytes = max_waiting_bytes
         self._items: dict[MediaKey, Item] = {}
+        self._live: set[Item] = set()  # those that streams have a claim on
         self._queue: FairQueue[Item] = FairQueue()
         self._preparing: dict[Item, asyncio.Task[None]] = {}
         self._turn = asyncio.Event()  # something changed that may let the next item in
-        self._idle = asyncio.Event()
+        self._idle = asyncio.Event()  # no stream is left
         self._probed_bytes = 0
         self._draining = False
         self.broken = asyncio.Event()  # the device is gone; the process had better end
@@ -110,6 +111,7 @@ class EncodeEngine:
         self._dispatcher.cancel()
         await self._loop.run_in_executor(None, self._tower.stop)
         self._preprocessor.close()
+        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -162,8 +164,9 @@ class EncodeEngine:
             self._metrics.cache_misses.labels(cache=_CACHE).inc()
         else:
             self._metrics.cache_hits.labels(cache=_CACHE).inc()
-        claim = Claim(item=item, opening=opening, found_finished=item.stage is Stage.FINISHED)
+        claim = Claim(item=item, found_finished=item.stage is Stage.FINISHED)
         item.claims.add(claim)
+        self._live.add(item)
         return claim
 
     async def has_to_upload(self, claim: Claim) -> bool:
@@ -184,7 +187,7 @@ class EncodeEngine:
         item = claim.item
         assert item.uploader is claim
         try:
-            plan = await self.plan(claim.opening, parts)
+            plan = await self.plan(item.opening, parts)
         except EPDError as error:
             self._fail(item, error)
             raise
@@ -225,10 +228,13 @@ class EncodeEngine:
             item.uploader = None
             item.notify()
         if not item.claims:
+            self._live.remove(item)
             if item.stage is Stage.FINISHED:
                 item.parts = ()
             else:
                 self._fail(item, CancelledError("nobody wants this item any more"))
+        if not self._live:
+            self._idle.set()
         self._turn.set()
 
     # -- state of the whole --------------------------------------------------------------------------------------------
@@ -241,7 +247,7 @@ class EncodeEngine:
         return max(tower, before / self._preprocessor.patches_per_second)
 
     def load(self) -> common_pb2.Load:
-        stages = [item.stage for item in self._items.values()]
+        stages = [item.stage for item in self._live]
         return common_pb2.Load(
             queue_seconds=self.queue_seconds(),
             running=stages.count(Stage.PREPARING) + stages.count(Stage.ENCODING),
@@ -266,7 +272,7 @@ class EncodeEngine:
         self._hand_back(only_unbegun=True)
         try:
             async with asyncio.timeout(seconds):
-                while any(item.claims for item in self._items.values()):
+                while self._live:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
@@ -274,8 +280,8 @@ class EncodeEngine:
         self._hand_back(only_unbegun=False)
 
     def _hand_back(self, *, only_unbegun: bool) -> None:
-        for item in list(self._items.values()):
-            if item.claims and not (only_unbegun and item.begun):
+        for item in list(self._live):
+            if not (only_unbegun and item.begun):
                 self._fail(item, MovedError("this encode server is shutting down"))
 
     # -- the way of an item --------------------------------------------------------------------------------------------
@@ -289,10 +295,10 @@ class EncodeEngine:
         return item
 
     def _check_room(self, opening: Opening) -> None:
-        unfinished = sum(item.stage is not Stage.FINISHED for item in self._items.values())
+        unfinished = sum(item.stage is not Stage.FINISHED for item in self._live)
         if unfinished >= self._max_items:
             raise OverloadedError(f"{unfinished} media items wait at this encode server already")
-        held = self._probed_bytes + sum(item.media_bytes for item in self._items.values())
+        held = self._probed_bytes + sum(item.media_bytes for item in self._live)
         if held + sum(opening.sizes) > self._max_bytes:
             raise OverloadedError(f"this encode server holds {held} bytes of media already")
 
@@ -307,7 +313,6 @@ class EncodeEngine:
             self._turn.clear()
             while (item := self._next()) is not None:
                 self._prepare(item)
-            self._idle.set()
             await self._turn.wait()
 
     def _next(self) -> Item | None:
@@ -324,16 +329,18 @@ class EncodeEngine:
         return None
 
     def _allocate(self, item: Item) -> bool:
-        size, evictions = item.layout.total_bytes, self._cache.evictions
+        size = item.layout.total_bytes
         item.extent = self._cache.allocate(item, size, urgent=item.granted)
         if item.extent is None:
             return False
         item.memory = self._cache.view(item.extent)[:size]
-        self._metrics.evictions.labels(cache=_CACHE).inc(self._cache.evictions - evictions)
-        if self._cache.evictions > evictions:
-            for evicted in [one for one in self._items.values() if one.stage is Stage.SHELVED and not one.claims]:
-                del self._items[evicted.key]
         return True
+
+    def _evicted(self, item: Item) -> None:
+        self._metrics.evictions.labels(cache=_CACHE).inc()
+        item.shelve()
+        if not item.claims:
+            del self._items[item.key]
 
     def _prepare(self, item: Item) -> None:
         item.move(Stage.PREPARING)
@@ -426,7 +433,7 @@ class EncodeEngine:
             self._break()
 
     def _break(self) -> None:
-        for item in list(self._items.values()):
+        for item in list(self._live):
             self._fail(item, UnavailableError("this encode server's device failed"))
         self._draining = True
         self.broken.set()

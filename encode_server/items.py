@@ -54,7 +54,6 @@ class Claim:
     """A stream's share in an item."""
 
     item: Item
-    opening: Opening
     grants: int = 0  # outstanding
     shipped: bool = False  # at least once
     found_finished: bool  # the item's work was done, and paid for, before this stream came
@@ -71,7 +70,7 @@ class Item:
     parts: Sequence[bytes] = ()  # its media, while somebody may need it encoded (again)
     plan: MediaPlan | None = None
     layout_known: EmbeddingLayout | None = None
-    extent: Extent | None = None
+    extent: Extent[Item] | None = None
     memory: memoryview | None = None
     job: Job | None = None
     ready: set[str] = field(default_factory=set)
@@ -109,12 +108,6 @@ class Item:
             return Hold.PINNED
         return Hold.RESERVED if any(not claim.shipped for claim in self.claims) else Hold.FREE
 
-    def evicted(self) -> None:
-        assert self.stage is Stage.FINISHED
-        self.extent = self.memory = None
-        self.ready.clear()
-        self.move(Stage.SHELVED)
-
     # -- state ---------------------------------------------------------------------------------------------------------
 
     @property
@@ -146,6 +139,13 @@ class Item:
     def move(self, stage: Stage) -> None:
         self.stage = stage
         self.notify()
+
+    def shelve(self) -> None:
+        """Its room went to another item."""
+        assert self.hold is not Hold.PINNED
+        self.extent = self.memory = None
+        self.ready.clear()
+        self.move(Stage.SHELVED)
 
     def mark_ready(self, tensor: str) -> None:
         self.ready.add(tensor)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,11 +53,11 @@ class EncodeServer:
 
     Args:
         config: what the operator decided.
-        on_failure: called once if the server can't go on, with the reason.
+        on_failure: gets the reason if the server can't go on.
         hub: inboxes of this process, for a language server that lives in it too.
     """
 
-    def __init__(self, config: EncodeConfig, *, on_failure: Callable[[str], None], hub: LocalHub | None = None) -> None:
+    def __init__(self, config: EncodeConfig, *, on_failure: asyncio.Future[str], hub: LocalHub | None = None) -> None:
         self._config = config
         self._on_failure = on_failure
         self._hub = hub
@@ -158,7 +157,7 @@ class EncodeServer:
                 log.log(logging.INFO if serving else logging.ERROR, "serving again" if serving else "no progress")
                 await self._health.set(serving)
         await self._health.set(False)
-        self._on_failure("the vision tower or its device failed")
+        self._on_failure.set_result("the vision tower or its device failed")
 
 
 class _Servicer(encode_pb2_grpc.EncodeServiceServicer):
@@ -180,15 +179,10 @@ class _Servicer(encode_pb2_grpc.EncodeServiceServicer):
 async def serve(config: EncodeConfig) -> int:
     """Runs an encode server until SIGTERM, or until its device fails; the process's exit status."""
     log.info("options: %s", describe(config))
-    failed = False
-
-    def fail(reason: str) -> None:
-        nonlocal failed
-        failed = True
-        shutdown.request(reason)
-
+    failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     with Shutdown() as shutdown:
-        server = EncodeServer(config, on_failure=fail)
+        failure.add_done_callback(lambda reason: shutdown.request(reason.result()))
+        server = EncodeServer(config, on_failure=failure)
         try:
             await server.start()
         except (EPDError, OSError, ValueError) as error:
@@ -197,8 +191,8 @@ async def serve(config: EncodeConfig) -> int:
         write_state(config.state_file, "encode", server.addresses)
         log.info("serving %s", ", ".join(f"{name} at {address}" for name, address in server.addresses.items()))
         await shutdown.wait()
-        await server.stop(0.0 if failed else config.drain_seconds)
-    return 1 if failed else 0
+        await server.stop(0.0 if failure.done() else config.drain_seconds)
+    return 1 if failure.done() else 0
 
 
 def _senders(config: EncodeConfig, hub: LocalHub | None) -> Senders:

@@ -14,6 +14,7 @@ from encode_server.metrics import EncodeMetrics
 
 log = logging.getLogger(__name__)
 
+_STOP_SECONDS = 10.0
 _SMOOTHING = 0.2  # weight of the newest batch in the measured speed
 
 
@@ -50,10 +51,10 @@ class Tower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after the batch that it is at; what waits is dropped."""
+        """Ends the thread after the batch that it is at, unless that is stuck; what waits is dropped."""
         self._batcher.close()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_STOP_SECONDS)
 
     def _main(self) -> None:
         while (batch := self._batcher.take()) is not None:
@@ -69,12 +70,14 @@ class Tower:
         """Encodes a batch, or what of it can be encoded. False if the device does not even do its check any more."""
         if self._encode(batch):
             return True
-        failed = batch if len(batch) == 1 else [piece for piece in batch if not self._encode([piece])]
-        for piece in failed:
-            if not piece.job.over:
-                self._batcher.fail(piece.job)
-                piece.job.report(Failed(error=InternalError("the vision tower failed on this item")))
-        return not failed or self._works()
+        all_well = True
+        for piece in batch:
+            if len(batch) == 1 or not self._encode([piece]):
+                all_well = False
+                if not piece.job.over:
+                    self._batcher.fail(piece.job)
+                    piece.job.report(Failed(error=InternalError("the vision tower failed on this item")))
+        return all_well or self._works()
 
     def _works(self) -> bool:
         try:

@@ -2,7 +2,8 @@
 
 Decoding requests take one token each, prefill chunks share what is left of the step's token budget. Blocks are handed
 out in order of arrival; a request that finds none takes them from the youngest request behind it, which is computed
-again later. A request whose next rows have not arrived is passed over and blocks nobody.
+again later. A request whose next rows have not arrived is passed over, blocks nobody and takes no seat: `max_num_seqs`
+counts the requests of a step.
 """
 
 from __future__ import annotations
@@ -73,14 +74,16 @@ class Scheduler:
 
     def schedule(self) -> Schedule:
         requests = list(self.unfinished.values())
-        budget = self._max_step_tokens - sum(1 for request in requests if request.is_decoding)
-        running = self.running
+        decodes = sum(1 for request in requests if request.is_decoding)
+        budget = self._max_step_tokens - min(decodes, self._max_num_seqs)  # for prefill
         chunks: list[Chunk] = []
         copies: list[tuple[int, int]] = []
         for request in requests:
+            if len(chunks) == self._max_num_seqs:
+                break
             if request.is_decoding:
                 end = request.num_tokens
-            elif budget <= 0 or not (request.active or (running < self._max_num_seqs and self._can_hold(request))):
+            elif budget <= 0 or not (request.active or self._can_hold(request)):
                 continue
             else:
                 if copy := self._blocks.extend_hit(request):
@@ -93,7 +96,6 @@ class Scheduler:
                 budget -= end - request.computed
             if not request.active:
                 self._activate(request)
-                running += 1
             samples = end == request.num_tokens
             chunks.append(Chunk(request=request, start=request.computed, end=end, samples=samples))
         return Schedule(chunks=tuple(chunks), copies=tuple(copies))

@@ -18,7 +18,7 @@ from common.models.registry import DeepStackLanguageModel, TextLanguageModel
 from common.models.weights import load_language, load_vision, load_whole
 from tests.checkpoints import write_checkpoint
 from tests.paging import CachedSequence, PagedCache
-from tests.prompts import Media, Prompt, make_prompt
+from tests.random_prompts import Media, Prompt, make_prompt
 
 TOLERANCE = 1e-4
 MARGIN = 1e-3  # between the reference's best two logits: equality of greedy answers is well-posed

@@ -11,10 +11,21 @@ from tests.paging import CachedSequence, PagedCache
 
 KV, GROUPS, DIM = 2, 3, 8
 CONFIG = TextConfig(
-    vocab_size=1, hidden_size=1, intermediate_size=1, num_layers=1, num_heads=KV * GROUPS, num_kv_heads=KV, head_dim=DIM,
-    rms_norm_eps=1e-6, rope_theta=1e4, mrope_section=None, attention_bias=False, tie_word_embeddings=False,
-    max_position_embeddings=1, moe=None,
-)  # fmt: skip
+    vocab_size=1,
+    hidden_size=1,
+    intermediate_size=1,
+    num_layers=1,
+    num_heads=KV * GROUPS,
+    num_kv_heads=KV,
+    head_dim=DIM,
+    rms_norm_eps=1e-6,
+    rope_theta=1e4,
+    mrope_section=None,
+    attention_bias=False,
+    tie_word_embeddings=False,
+    max_position_embeddings=1,
+    moe=None,
+)
 
 
 def definition(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.models.mrope import mrope_positions
-from tests.prompts import Span
+from tests.random_prompts import Span
 
 
 def test_text_counts_up_on_all_axes() -> None:

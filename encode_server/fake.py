@@ -1,0 +1,312 @@
+"""A fake encode server: the whole protocol on the real wire, and embeddings that are made up from the media key.
+
+A tool for testing what stands around it, without weights and without torch. It is as slow and as unreliable as its
+options say; a fake language server can check what it sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import grpc
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from common import __version__, rpc
+from common.config import Address, CommonOptions, Size, option
+from common.embeddings import EmbeddingLayout
+from common.errors import BadMediaError, DeadlineError, EPDError, InternalError, InvalidRequestError, ModelMismatchError
+from common.fingerprint import model_fingerprint
+from common.lifecycle import Shutdown
+from common.media_key import PROCESSOR_VERSION
+from common.metrics import serve_metrics, split_address
+from common.models.config import load_config
+from common.pb import common_pb2, embedding_pb2, encode_pb2, encode_pb2_grpc
+from common.processor_config import read_rules
+from common.state import write_state
+from common.transport.address import join
+from common.transport.base import SendTimeouts, ShipError
+from common.transport.senders import TransportChoice, network_senders
+from encode_server.fake_engine import FakeEngine, FakeItem
+from encode_server.fake_faults import Faults
+from encode_server.fake_media import plan
+from encode_server.media.limits import MediaLimits
+from encode_server.metrics import EncodeMetrics
+from encode_server.uploads import Upload
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[encode_pb2.EncodeCommand, encode_pb2.EncodeEvent]
+
+log = logging.getLogger(__name__)
+
+SERVICE = "epd.v1.EncodeService"
+DTYPES: dict[str, common_pb2.DType] = {"bfloat16": common_pb2.BFLOAT16, "float32": common_pb2.FLOAT32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeEncodeConfig(CommonOptions):
+    """A fake encode server: media in, made-up embeddings out."""
+
+    model: Path | None = option(None, help="checkpoint directory; weights are not needed", metavar="DIR")
+    listen: Address = option("127.0.0.1:9001", help="gRPC address")
+    metrics_listen: Address = option("127.0.0.1:9101", help="Prometheus address")
+    transport: TransportChoice = option("auto", help="data plane to language servers; auto: the one that each prefers")
+    dtype: Literal["auto", "bfloat16", "float32"] = option("auto", help="of embeddings; auto: the checkpoint's")
+    encode_cache_bytes: Size = option(256 << 20, help="embeddings that are kept")
+    max_waiting_items: int = option(512, help="media items beyond which new ones are refused as overload")
+    max_item_bytes: Size = option(256 << 20, help="media bytes of one item")
+    delay: float = option(0.0, help="seconds that an item takes; one at a time")
+    delay_per_row: float = option(0.0, help="seconds that it takes on top for each visual token")
+    fail_rate: float = option(0.0, help="share of items whose encoding fails")
+    corrupt_rate: float = option(0.0, help="share of shipments in which a bit is flipped")
+    drop_rate: float = option(0.0, help="share of shipments in which a frame is withheld")
+    seed: int = option(0, help="of these draws")
+    receipt_seconds: float = option(5.0, help="until an unacknowledged shipment is given up")
+    drain_seconds: float = option(30.0, help="after SIGTERM, to finish and ship what was begun")
+
+    def __post_init__(self) -> None:
+        for name in ("fail_rate", "corrupt_rate", "drop_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} is a share of 1, not {getattr(self, name)}")
+        for name in ("delay", "delay_per_row", "drain_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
+        for name in ("encode_cache_bytes", "max_waiting_items", "max_item_bytes", "receipt_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
+
+
+class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
+    """One fake encode server from `start` to `stop`."""
+
+    def __init__(self, config: FakeEncodeConfig) -> None:
+        self._config = config
+        self._boot_id = secrets.token_bytes(16)
+        self.metrics = EncodeMetrics()
+        self.addresses: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """Binds and takes requests.
+
+        Raises:
+            OSError, ValueError: what can't be read or bound, and why.
+        """
+        config = self._config
+        if config.model is None:
+            raise ValueError("--model is required")
+        self.info = _model_info(config.model, config.dtype)
+        self._rules = read_rules(config.model)
+        self._limits = MediaLimits(max_bytes=config.max_item_bytes)
+        faults = Faults(
+            fail_rate=config.fail_rate,
+            corrupt_rate=config.corrupt_rate,
+            drop_rate=config.drop_rate,
+            seed=config.seed,
+        )
+        self.engine = FakeEngine(
+            shape=EmbeddingLayout(rows=1, hidden=self.info.hidden, levels=self.info.levels, dtype=self.info.dtype),
+            capacity=config.encode_cache_bytes,
+            max_waiting_items=config.max_waiting_items,
+            delay=config.delay,
+            delay_per_row=config.delay_per_row,
+            faults=faults,
+            metrics=self.metrics,
+        )
+        timeouts = SendTimeouts(receipt=config.receipt_seconds)
+        self._senders = network_senders(config.transport, timeouts=timeouts, framer=faults.cut)
+        self._server = rpc.server()
+        self._health = rpc.HealthReporter(self._server, [SERVICE])
+        encode_pb2_grpc.add_EncodeServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        port = rpc.add_port(self._server, config.listen)
+        metrics_port, self._stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
+        self.addresses = {
+            "grpc": join(split_address(config.listen)[0], port),
+            "metrics": join(split_address(config.metrics_listen)[0], metrics_port),
+        }
+        await self._server.start()
+        await self._health.set(True)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Refuses new items, hands back those not begun, ships the others for `drain_seconds`, then ends."""
+        await self._health.set(False)
+        await self.engine.drain(drain_seconds)
+        await self._server.stop(grace=1.0)
+        await self._senders.close()
+        self._stop_metrics()
+
+    async def GetModelInfo(self, request: common_pb2.GetModelInfoRequest, context: object) -> common_pb2.ModelInfo:
+        return self.info
+
+    async def GetServerInfo(self, request: common_pb2.GetServerInfoRequest, context: object) -> common_pb2.ServerInfo:
+        return common_pb2.ServerInfo(version=__version__, boot_id=self._boot_id, load=self.engine.load())
+
+    async def Encode(self, _: object, context: Context) -> None:
+        """See proto/encode.proto."""
+        stream = _Stream(context, self.engine)
+        try:
+            await self._serve(stream)
+        except asyncio.CancelledError:
+            self.metrics.requests_aborted.inc()
+            raise
+        except Exception as error:  # the boundary of the process: everything becomes one typed, last event
+            failure = _first(error)
+            if not isinstance(failure, EPDError):
+                log.error("an encode stream failed", exc_info=failure)
+                failure = InternalError("the encode server failed on this item")
+            self.metrics.requests_failed.labels(code=common_pb2.Error.Code.Name(failure.code).lower()).inc()
+            await stream.send(encode_pb2.EncodeEvent(error=failure.to_wire()))
+        else:
+            self.metrics.requests_finished.inc()
+
+    async def _serve(self, stream: _Stream) -> None:
+        command = await stream.read()
+        if command is None or command.WhichOneof("command") != "open":
+            raise InvalidRequestError("an encode stream begins with `open`")
+        self._check(command.open)
+        self.engine.check_open()
+        self.metrics.requests_accepted.inc()
+        try:
+            async with asyncio.timeout(command.open.deadline_seconds or None):
+                await self._encode(stream, command.open)
+        except TimeoutError:
+            raise DeadlineError("the deadline passed before the item was encoded and shipped") from None
+
+    async def _encode(self, stream: _Stream, opening: encode_pb2.OpenEncode) -> None:
+        item = self.engine.known(opening.key)
+        await stream.send(encode_pb2.EncodeEvent(accepted=encode_pb2.EncodeAccepted(send_media=item is None)))
+        metadata = item.metadata if item is not None else await self._receive(stream, opening)
+        if opening.is_probe:
+            return await stream.send(encode_pb2.EncodeEvent(metadata=metadata))
+        if item is None:
+            item = self.engine.add(opening.key, metadata)
+        with self.engine.use(item):
+            await stream.send(encode_pb2.EncodeEvent(metadata=metadata))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(item.wait("main"))
+                async for grant in stream.grants():
+                    tasks.create_task(self._ship(stream, item, grant))
+
+    async def _receive(self, stream: _Stream, opening: encode_pb2.OpenEncode) -> common_pb2.MediaMetadata:
+        upload = Upload(sizes=opening.sizes, digest=opening.media_digest)
+        while not upload.complete:
+            command = await stream.read()
+            if command is None or command.WhichOneof("command") != "chunk":
+                raise InvalidRequestError("the media ended before all their bytes were sent")
+            upload.add(command.chunk.data)
+        parts = await asyncio.to_thread(upload.parts)
+        return plan(self._rules, self._limits, opening.kind, parts, opening.options)
+
+    async def _ship(self, stream: _Stream, item: FakeItem, grant: embedding_pb2.Grant) -> None:
+        await item.wait("main")
+        try:
+            delivery = await self._senders.ship(grant, item)
+        except ShipError as error:
+            self.metrics.ship_failures.labels(revoked=str(error.revoked).lower()).inc()
+            failed = encode_pb2.ShipFailed(grant_id=grant.id, revoked=error.revoked, detail=str(error))
+            return await stream.send(encode_pb2.EncodeEvent(ship_failed=failed))
+        label = embedding_pb2.Transport.Name(delivery.transport).lower()
+        self.metrics.transfer_bytes.labels(transport=label).inc(delivery.payload_bytes)
+        self.metrics.stage_seconds.labels(stage="transfer").observe(delivery.seconds)
+        times = {"preprocess": 0.0, "vision": item.seconds, "transfer": delivery.seconds}
+        shipped = encode_pb2.Shipped(
+            grant_id=grant.id,
+            bytes=delivery.payload_bytes,
+            transport=delivery.transport,
+            times=[common_pb2.StageTime(stage=stage, milliseconds=1000 * took) for stage, took in times.items()],
+        )
+        return await stream.send(encode_pb2.EncodeEvent(shipped=shipped))
+
+    def _check(self, opening: encode_pb2.OpenEncode) -> None:
+        """Raises for what can't be asked for here, as the real encode server does."""
+        if opening.fingerprint != self.info.fingerprint:
+            raise ModelMismatchError("the encode server holds another model than the request is for")
+        for name, value in (("key", opening.key), ("media_digest", opening.media_digest)):
+            if len(value) != 32:
+                raise InvalidRequestError(f"{name} has {len(value)} bytes, not 32")
+        if opening.kind not in (common_pb2.IMAGE, common_pb2.VIDEO, common_pb2.FRAMES):
+            raise InvalidRequestError(f"no such kind of media: {opening.kind}")
+        if len(UnknownFieldSet(opening.options)):
+            raise InvalidRequestError("the media options have one that this version does not know")
+        if not opening.sizes or (len(opening.sizes) > 1 and opening.kind != common_pb2.FRAMES):
+            raise InvalidRequestError(f"{len(opening.sizes)} parts for one item")
+        if sum(opening.sizes) > self._config.max_item_bytes:
+            raise BadMediaError(
+                f"the media have {sum(opening.sizes)} bytes, over the limit of {self._config.max_item_bytes} for one item"
+            )
+        if not (opening.deadline_seconds >= 0 and math.isfinite(opening.deadline_seconds)):
+            raise InvalidRequestError(f"a deadline in {opening.deadline_seconds} seconds")
+
+
+class _Stream:
+    """The two directions of an `Encode` stream; several tasks may send."""
+
+    def __init__(self, context: Context, engine: FakeEngine) -> None:
+        self._context = context
+        self._engine = engine
+        self._writing = asyncio.Lock()
+
+    async def read(self) -> encode_pb2.EncodeCommand | None:
+        """The next command; None once the router has half-closed."""
+        command: Any = await self._context.read()
+        return None if command is grpc.aio.EOF else command
+
+    async def grants(self) -> AsyncIterator[embedding_pb2.Grant]:
+        """Until the router needs no more."""
+        while (command := await self.read()) is not None:
+            if command.WhichOneof("command") != "grant":
+                raise InvalidRequestError("only grants can follow the media")
+            yield command.grant
+
+    async def send(self, event: encode_pb2.EncodeEvent) -> None:
+        event.load.CopyFrom(self._engine.load())
+        async with self._writing:
+            await self._context.write(event)
+
+
+async def serve(config: FakeEncodeConfig) -> int:
+    """Runs a fake encode server until SIGTERM; the process's exit status."""
+    with Shutdown() as shutdown:
+        server = FakeEncodeServer(config)
+        await server.start()
+        write_state(config.state_file, "encode", server.addresses)
+        log.info("FAKE: serving made-up embeddings, gRPC at %s", server.addresses["grpc"])
+        await shutdown.wait()
+        started = time.monotonic()
+        await server.stop(config.drain_seconds)
+        log.info("drained in %.1f s", time.monotonic() - started)
+    return 0
+
+
+def _model_info(model_dir: Path, dtype: str) -> common_pb2.ModelInfo:
+    config = load_config(model_dir)
+    if config.vision is None:
+        raise ValueError(f"{config.architecture} has no vision tower: it needs no encode server")
+    name = config.dtype if dtype == "auto" else dtype
+    if name not in DTYPES:
+        raise ValueError(f"embeddings are sent in bfloat16 or float32, not in {name}; --dtype says which")
+    return common_pb2.ModelInfo(
+        fingerprint=model_fingerprint(model_dir),
+        architecture=config.architecture,
+        hidden=config.vision.out_hidden_size,
+        levels=config.vision.levels,
+        dtype=DTYPES[name],
+        protocol=rpc.PROTOCOL_VERSION,
+        merge_size=config.vision.merge_size,
+        vision=True,
+        processor_version=PROCESSOR_VERSION,
+        fake=True,
+    )
+
+
+def _first(error: BaseException) -> BaseException:
+    """What a (nested) group of exceptions began with."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

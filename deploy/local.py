@@ -79,18 +79,16 @@ class LocalServers:
 
     async def ready(self) -> str:
         """Starts the router and waits until a request with an image would succeed; the base URL of the HTTP API."""
-        servers = list(self._children)
+        servers = tuple(self._children)
+        up = [asyncio.create_task(self._until_up(child, _serves)) for child in servers]
         states = await asyncio.gather(*(child.bound() for child in servers))
         argv = _argv(self._config, "router")
         for role in ("encode", "language"):
             argv += [f"--{role}", *(state.addresses["grpc"] for state in states if state.role == role)]
         router = await self._start("router", "router", argv)
-        await asyncio.gather(
-            *(self._await_ready(child, _serves(state)) for child, state in zip(servers, states, strict=True))
-        )
-        url = f"http://{(await router.bound()).addresses['http']}"
-        await self._await_ready(router, _answers(f"{url}/ready"))
-        return url
+        await asyncio.gather(*up)
+        await self._until_up(router, _is_ready)
+        return _url(await router.bound())
 
     async def states(self) -> list[ProcessState]:
         """Of all processes, this one first."""
@@ -123,15 +121,25 @@ class LocalServers:
             self.failure = self.failure or child.describe_end()
             self._on_death(self.failure)
 
-    async def _await_ready(self, child: Child, probe: Callable[[], Awaitable[bool]]) -> None:
+    async def _until_up(self, child: Child, is_up: Callable[[ProcessState], Awaitable[bool]]) -> None:
+        """Waits as long as it takes, and says so: a large model is minutes in loading."""
         begin = time.monotonic()
-        patience = begin + _PATIENCE
-        while not await probe():
-            if time.monotonic() > patience:
-                patience += _PATIENCE
-                self._say(f"{child.name}: still starting ({time.monotonic() - begin:.0f} s)")
-            await asyncio.sleep(_POLL)
-        self._say(f"{child.name}: ready")
+
+        async def wait() -> None:
+            state = await child.bound()
+            while True:
+                if await is_up(state):
+                    return
+                await asyncio.sleep(_POLL)
+
+        waiting = asyncio.create_task(wait())
+        try:
+            while not (await asyncio.wait((waiting,), timeout=_PATIENCE))[0]:
+                self._say(f"{child.name}: still starting, {time.monotonic() - begin:.0f} s")
+        finally:
+            waiting.cancel()
+        await waiting
+        self._say(f"{child.name}: up after {time.monotonic() - begin:.1f} s")
 
     async def _stop(self) -> None:
         """The router first: it ends its requests while the servers still work for them."""
@@ -164,33 +172,27 @@ def _environ(config: ServeConfig, role: str) -> dict[str, str]:
     return (table_as_environ(config.config, role) if config.config else {}) | environ
 
 
-def _serves(state: ProcessState) -> Callable[[], Awaitable[bool]]:
-    """Asks a server's health service."""
-
-    async def probe() -> bool:
-        async with channel(state.addresses["grpc"]) as connection:
-            try:
-                answer = await health_pb2_grpc.HealthStub(connection).Check(
-                    health_pb2.HealthCheckRequest(), timeout=5.0, wait_for_ready=True
-                )
-            except grpc.aio.AioRpcError:
-                return False
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-    return probe
+def _url(router: ProcessState) -> str:
+    return f"http://{router.addresses['http']}"
 
 
-def _answers(url: str) -> Callable[[], Awaitable[bool]]:
-    """Asks for a status of 200."""
+async def _serves(server: ProcessState) -> bool:
+    """What an encode or language server says of its health."""
+    async with channel(server.addresses["grpc"]) as connection:
+        try:
+            answer = await health_pb2_grpc.HealthStub(connection).Check(health_pb2.HealthCheckRequest(), timeout=5.0)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-    async def probe() -> bool:
-        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
-            try:
-                return (await client.get(url)).status_code == httpx.codes.OK
-            except httpx.TransportError:
-                return False
 
-    return probe
+async def _is_ready(router: ProcessState) -> bool:
+    """Whether the router says that text and images would succeed."""
+    async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
+        try:
+            return (await client.get(f"{_url(router)}/ready")).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
 
 
 async def run(config: ServeConfig, *, say: Callable[[str], None], use: Callable[[str], Awaitable[int]]) -> int:

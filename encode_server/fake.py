@@ -7,6 +7,7 @@ options say; a fake language server can check what it sends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
@@ -123,7 +124,7 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
         self._senders = network_senders(config.transport, timeouts=timeouts, framer=faults.cut)
         self._server = rpc.server()
         self._health = rpc.HealthReporter(self._server, [SERVICE])
-        encode_pb2_grpc.add_EncodeServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        encode_pb2_grpc.add_EncodeServiceServicer_to_server(self, self._server)
         port = rpc.add_port(self._server, config.listen)
         metrics_port, self._stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
         self.addresses = {
@@ -180,18 +181,24 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
 
     async def _encode(self, stream: _Stream, opening: encode_pb2.OpenEncode) -> None:
         item = self.engine.known(opening.key)
-        await stream.send(encode_pb2.EncodeEvent(accepted=encode_pb2.EncodeAccepted(send_media=item is None)))
-        metadata = item.metadata if item is not None else await self._receive(stream, opening)
-        if opening.is_probe:
-            return await stream.send(encode_pb2.EncodeEvent(metadata=metadata))
-        if item is None:
-            item = self.engine.add(opening.key, metadata)
-        with self.engine.use(item):
+        with contextlib.ExitStack() as held:
+            if item is not None:
+                held.enter_context(self.engine.use(item))
+            await stream.send(encode_pb2.EncodeEvent(accepted=encode_pb2.EncodeAccepted(send_media=item is None)))
+            metadata = item.metadata if item is not None else await self._receive(stream, opening)
+            if item is None and not opening.is_probe:
+                item = self.engine.add(opening.key, metadata)
+                held.enter_context(self.engine.use(item))
             await stream.send(encode_pb2.EncodeEvent(metadata=metadata))
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(item.wait("main"))
-                async for grant in stream.grants():
-                    tasks.create_task(self._ship(stream, item, grant))
+            if item is not None and not opening.is_probe:
+                await self._deliver(stream, item)
+
+    async def _deliver(self, stream: _Stream, item: FakeItem) -> None:
+        """Ships the item once a grant, until the router needs no more."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(item.wait("main"))
+            async for grant in stream.grants():
+                tasks.create_task(self._ship(stream, item, grant))
 
     async def _receive(self, stream: _Stream, opening: encode_pb2.OpenEncode) -> common_pb2.MediaMetadata:
         upload = Upload(sizes=opening.sizes, digest=opening.media_digest)
@@ -214,7 +221,7 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
         label = embedding_pb2.Transport.Name(delivery.transport).lower()
         self.metrics.transfer_bytes.labels(transport=label).inc(delivery.payload_bytes)
         self.metrics.stage_seconds.labels(stage="transfer").observe(delivery.seconds)
-        times = {"preprocess": 0.0, "vision": item.seconds, "transfer": delivery.seconds}
+        times = {"vision": item.seconds, "transfer": delivery.seconds}
         shipped = encode_pb2.Shipped(
             grant_id=grant.id,
             bytes=delivery.payload_bytes,
@@ -236,10 +243,9 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
             raise InvalidRequestError("the media options have one that this version does not know")
         if not opening.sizes or (len(opening.sizes) > 1 and opening.kind != common_pb2.FRAMES):
             raise InvalidRequestError(f"{len(opening.sizes)} parts for one item")
-        if sum(opening.sizes) > self._config.max_item_bytes:
-            raise BadMediaError(
-                f"the media have {sum(opening.sizes)} bytes, over the limit of {self._config.max_item_bytes} for one item"
-            )
+        if (size := sum(opening.sizes)) > self._config.max_item_bytes:
+            limit = self._config.max_item_bytes
+            raise BadMediaError(f"the media have {size} bytes, over the limit of {limit} for one item")
         if not (opening.deadline_seconds >= 0 and math.isfinite(opening.deadline_seconds)):
             raise InvalidRequestError(f"a deadline in {opening.deadline_seconds} seconds")
 
@@ -255,7 +261,7 @@ class _Stream:
     async def read(self) -> encode_pb2.EncodeCommand | None:
         """The next command; None once the router has half-closed."""
         command: Any = await self._context.read()
-        return None if command is grpc.aio.EOF else command
+        return None if command is grpc.aio.EOF else command  # type: ignore[attr-defined]
 
     async def grants(self) -> AsyncIterator[embedding_pb2.Grant]:
         """Until the router needs no more."""

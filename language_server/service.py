@@ -120,7 +120,12 @@ class LanguageServer:
         self._watch = asyncio.create_task(self._watch_progress())
 
     async def stop(self, drain_seconds: float) -> None:
-        """Refuses new requests, lets running ones finish for `drain_seconds`, moves the rest, ends the engine."""
+        """Refuses new requests, lets running ones finish for `drain_seconds`, moves the rest, ends the engine.
+
+        A second call does nothing.
+        """
+        if self._load.draining:
+            return
         self._ready = False
         self._sessions.refusing = True
         self._load.draining = True

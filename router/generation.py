@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from common.errors import (
     CancelledError,
@@ -40,6 +41,8 @@ from router.prompt import Prompt
 from router.servers import LanguageServer
 from router.sessions import LanguageSession, SessionLost, SessionMessage
 
+T = TypeVar("T")
+
 _MAX_DEATHS = 2  # of language servers under one request: it may be what kills them
 _RETRY_S = 0.05  # until a choice without a server looks for one again
 
@@ -48,7 +51,7 @@ class ItemError(Exception):
     """`error` concerns the media item at `param` of the request."""
 
     def __init__(self, error: EPDError, param: str) -> None:
-        super().__init__(error.message)
+        super().__init__(f"{param}: {error.message}")
         self.error = error
         self.param = param
 
@@ -166,6 +169,17 @@ class Generation:
                 encode.open()
         while any(encode.metadata is None for encode in self._encodes.values()):
             await self.step()
+
+    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which is cancelled if the client leaves or the request's time is up."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self.mailbox.post(Silence()))
+        try:
+            while not task.done():
+                await self.step()
+            return task.result()
+        finally:
+            task.cancel()
 
     def metadata(self, key: bytes) -> common_pb2.MediaMetadata:
         """Of an item that has been learnt."""

@@ -6,8 +6,9 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from common.errors import BadMediaError, EPDError, InvalidRequestError
@@ -19,6 +20,8 @@ from router.encodes import MediaItem
 from router.fetch import Fetcher
 from router.fleet import Fleet
 from router.generation import ItemError
+
+T = TypeVar("T")
 
 _THREAD_BYTES = 1 << 18  # from here on hashing and decoding leave the event loop
 _ANY = frozenset({"", "application/octet-stream", "binary/octet-stream"})  # says nothing about the content
@@ -69,19 +72,13 @@ class MediaLoader:
         Raises:
             ItemError: of the first one that can't be had; the others are given up.
         """
-        tasks: list[asyncio.Task[MediaItem]] = []
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._load_one(ref, salt, hold)) for ref in refs]
-        except* ItemError as errors:
-            raise _first(errors) from None
-        return [task.result() for task in tasks]
+        return await _all(self._load_one(ref, salt, hold) for ref in refs)
 
     async def _load_one(self, ref: MediaRef, salt: bytes, hold: Hold) -> MediaItem:
         try:
-            parts = tuple([await self._bytes(url, ref.kind, hold) for url in ref.urls])
+            parts = tuple(await _all(self._bytes(url, ref.kind, hold) for url in ref.urls))
         except EPDError as error:
-            raise ItemError(type(error)(f"{ref.param}: {error.message}"), ref.param) from None
+            raise ItemError(error, ref.param) from None
         size = sum(map(len, parts))
         digest = await asyncio.to_thread(media_digest, parts) if size >= _THREAD_BYTES else media_digest(parts)
         assert self._fleet.model is not None
@@ -152,6 +149,13 @@ def _decode_base64(data: str) -> bytes:
         return base64.b64decode(data + "=" * (-len(data) % 4), validate=True)
 
 
-def _first(errors: BaseExceptionGroup[ItemError]) -> ItemError:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Side by side. The first failure ends the others before it is raised: nothing of them stays behind."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

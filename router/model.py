@@ -55,6 +55,7 @@ class ServedModel:
     special_ids: frozenset[int]
     eos_ids: frozenset[int]
     media_tokens: MediaTokens | None  # None: text only
+    largest_image: int  # pixels
     defaults: SamplingDefaults
 
     def tokenize(self, text: str) -> list[int]:
@@ -83,7 +84,7 @@ class ServedModel:
         for token in added:
             if token["special"] and (token["lstrip"] or token["rstrip"] or token["single_word"] or token["normalized"]):
                 raise ValueError(f"tokenizer.json: special token {token['content']!r} changes the text around it")
-        tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
+        tokenizer = _tokenizer(files["tokenizer.json"])
         tokenizer.encode_special_tokens = True
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -100,6 +101,7 @@ class ServedModel:
             special_ids=frozenset(special.values()),
             eos_ids=_eos_ids(config, generation),
             media_tokens=_media_tokens(config) if info.vision else None,
+            largest_image=_largest_image(_json(files, "preprocessor_config.json", optional=True)),
             defaults=SamplingDefaults.of(generation),
         )
 
@@ -116,6 +118,13 @@ def _json(files: Mapping[str, bytes], name: str, *, optional: bool = False) -> d
     if not isinstance(content, dict):
         raise ValueError(f"{name}: not a JSON object")
     return content
+
+
+def _tokenizer(content: bytes) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(content.decode())
+    except Exception as error:  # noqa: BLE001  (it is what the library raises)
+        raise ValueError(f"tokenizer.json: {error}") from None
 
 
 def _template_source(files: Mapping[str, bytes], tokenizer_config: Mapping[str, Any]) -> str:
@@ -157,3 +166,9 @@ def _media_tokens(config: Mapping[str, Any]) -> MediaTokens:
         )
     except KeyError as error:
         raise ValueError(f"config.json: {error} is missing") from None
+
+
+def _largest_image(preprocessor: Mapping[str, Any]) -> int:
+    """In pixels, as the encode servers read the same file; no limit of its own where the file has none."""
+    size = preprocessor.get("size") or {}
+    return int(size.get("longest_edge") or preprocessor.get("max_pixels") or 1 << 40)

@@ -33,7 +33,7 @@ class EngineDriver:
         self.arena = Arena.create(inbox_bytes)
         defaults = {"dtype": "float32", "kv_cache_bytes": 4 << 20, "max_num_seqs": 16, "max_step_tokens": 256}
         self.engine, self.info = build_engine(
-            EngineOptions(model_dir=str(model_dir), **{**defaults, **options}),  # type: ignore[arg-type]
+            EngineOptions(model_dir=str(model_dir), **{**defaults, **options}),
             self.arena,
         )
         self.supply: dict[bytes, torch.Tensor] = {}
@@ -55,7 +55,7 @@ class EngineDriver:
         """Hands a request in; the outcome is found under the returned handle."""
         self._handles += 1
         resumed = sampling.pop("resumed", [])
-        params = pb.SamplingParams(**{"max_tokens": tokens, "ignore_eos": True, **sampling})  # type: ignore[arg-type]
+        params = pb.SamplingParams(**{"max_tokens": tokens, "ignore_eos": True, **sampling})
         self.engine.generate(
             pb.Generate(
                 handle=self._handles,
@@ -63,7 +63,7 @@ class EngineDriver:
                 spans=spans,
                 sampling=params,
                 salt=salt,
-                resumed_output_ids=resumed,  # type: ignore[arg-type]
+                resumed_output_ids=resumed,
             )
         )
         return self._handles

@@ -40,6 +40,7 @@ class Oracle:
     """The reference model in float32."""
 
     def __init__(self, model_dir: Path) -> None:
+        self.model_dir = model_dir
         self.config = load_config(model_dir)
         moe = self.config.architecture == "Qwen3VLMoeForConditionalGeneration"
         model_class = Qwen3VLMoeForConditionalGeneration if moe else Qwen3VLForConditionalGeneration

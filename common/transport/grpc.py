@@ -40,7 +40,7 @@ class GrpcReceiver(services.EmbeddingServiceServicer):
         self._endpoint = pb.Endpoint(transport=pb.GRPC)
         self._released: dict[bytes, asyncio.Future[pb.Receipt]] = {}  # by the grant of each call under way
         self._warn = RateLimitedLog(log)
-        services.add_EmbeddingServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        services.add_EmbeddingServiceServicer_to_server(self, server)
 
     def advertise(self, address: str) -> None:
         """Sets "host:port", where the server is reached; called once its port is bound."""
@@ -123,7 +123,7 @@ class GrpcSender:
         if endpoint.address not in self._channels:
             self._channels[endpoint.address] = rpc.channel(endpoint.address)
         await self._connected(endpoint.address)
-        stub = services.EmbeddingServiceStub(self._channels[endpoint.address])  # type: ignore[no-untyped-call]
+        stub = services.EmbeddingServiceStub(self._channels[endpoint.address])
         call: _Call = stub.Transfer()
         receipt = asyncio.ensure_future(_receipt(call, endpoint.address))
         try:

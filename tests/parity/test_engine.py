@@ -43,7 +43,7 @@ class Reference:
     tokens: dict[str, list[int]]
 
     def driver(self, **options: object) -> EngineDriver:
-        driver = EngineDriver(self.model_dir, **options)  # type: ignore[arg-type]
+        driver = EngineDriver(self.model_dir, **options)
         driver.supply.update(self.embeddings)
         return driver
 
@@ -209,7 +209,7 @@ def test_tenants_share_no_blocks(moe: Reference) -> None:
         assert admitted.cached_tokens == 0
     again = driver.submit(prompt.ids, tokens=4, salt=b"a")
     driver.run([again])
-    assert driver.outcomes[again].finished.cached_tokens == 20  # type: ignore[union-attr]
+    assert driver.outcomes[again].finished.cached_tokens == 20
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_p": 0.9, "top_k": 50, "seed": 1234}])

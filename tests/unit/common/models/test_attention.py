@@ -9,7 +9,7 @@ from common.models.attention import paged_attention, plan_attention
 from common.models.config import TextConfig
 from tests.paging import CachedSequence, PagedCache
 
-KV, GROUPS, DIM = 2, 3, 8
+KV, GROUPS, DIM = 4, 2, 64  # 2 KiB a key with its value
 CONFIG = TextConfig(
     vocab_size=1,
     hidden_size=1,
@@ -41,7 +41,7 @@ class Story:
 
     def __init__(self, block_size: int) -> None:
         torch.manual_seed(0)
-        self.cache = PagedCache(CONFIG, block_size=block_size, num_blocks=2000)
+        self.cache = PagedCache(CONFIG, block_size=block_size, num_blocks=1200)
         self.sequences: dict[str, CachedSequence] = {}
         self.rows: dict[str, list[torch.Tensor]] = {}
 
@@ -78,9 +78,9 @@ def test_tiles_of_a_long_chunk() -> None:
 
 
 def test_decodes_of_very_different_lengths() -> None:
-    """More keys than one group holds: 4 MiB is 32768 of them here."""
+    """More keys than the 2048 that one group of decodes gathers."""
     story = Story(16)
-    story.step(long=20000, middle=9000)
-    story.step(short=2)
+    story.step(long=1400, middle=900)
+    story.step(middle=1)
     story.step(long=1, short=1, middle=1, new=1)
     story.step(new=1, middle=1)

@@ -157,7 +157,7 @@ def test_block_fp8_is_read() -> None:
         ("text_config.num_experts_per_tok", 129, "129 experts per token"),
         ("vision_config.deepstack_visual_indexes", [8, 16, 27], "not ascending blocks of 27"),
         ("vision_config.deepstack_visual_indexes", [16, 8, 24], "not ascending"),
-        ("vision_config.out_hidden_size", 4096, "4096 values a row, the decoder takes 2048"),
+        ("vision_config.out_hidden_size", 4096, "4096 values, the decoder takes 2048"),
         ("text_config.num_hidden_layers", 2, "3 deepstack levels for 2 decoder layers"),
         ("image_token_id", None, "lacks 'image_token_id'"),
     ],

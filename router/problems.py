@@ -1,0 +1,66 @@
+"""Errors as OpenAI's API spells them: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+import json
+
+from common.errors import ContextLengthError, EPDError, InternalError
+from router.generation import ItemError
+
+_TYPES = {429: "rate_limit_error", 499: "request_cancelled", 500: "server_error", 503: "server_error", 504: "timeout_error"}
+_CODES = {
+    401: "invalid_api_key",
+    429: "overloaded",
+    499: "client_closed_request",
+    500: "internal_error",
+    503: "unavailable",
+    504: "deadline_exceeded",
+}
+_RETRY_AFTER_S = {429: 1, 503: 2}
+
+
+class Problem(Exception):
+    """An HTTP answer that is an error.
+
+    Args:
+        status: of HTTP.
+        message: for the client's eyes.
+        param: the request's field that it is about.
+        code: for programs; the status has one of its own.
+    """
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code or _CODES.get(status)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        seconds = _RETRY_AFTER_S.get(self.status)
+        return {"retry-after": str(seconds)} if seconds is not None else {}
+
+    def body(self) -> bytes:
+        error = {
+            "message": self.message,
+            "type": _TYPES.get(self.status, "invalid_request_error"),
+            "param": self.param,
+            "code": self.code,
+        }
+        return json.dumps({"error": error}, ensure_ascii=False).encode()
+
+
+def problem_of(error: EPDError | ItemError) -> Problem:
+    """How a failed request is answered."""
+    if isinstance(error, ItemError):
+        return Problem(error.error.http_status, str(error), param=error.param, code=_code(error.error))
+    if isinstance(error, ContextLengthError):
+        return Problem(400, error.message, param="messages", code="context_length_exceeded")
+    if isinstance(error, InternalError):
+        return Problem(500, "the model server failed to answer this request")
+    return Problem(error.http_status, error.message)
+
+
+def _code(error: EPDError) -> str | None:
+    return "invalid_media" if error.http_status == 400 else None

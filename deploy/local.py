@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +30,7 @@ _POLL = 0.1  # seconds
 _PATIENCE = 10.0  # seconds between two lines about a server that is still starting
 
 # Options of `epd serve` that a role takes under the same name.
-_PASSED_ON = {
+PASSED_ON = {
     "encode": ("model", "revision", "dtype", "transport", "encode_cache_bytes"),
     "language": (
         *("model", "revision", "dtype", "max_model_len", "max_num_seqs", "max_step_tokens"),
@@ -82,7 +82,7 @@ class LocalServers:
         servers = tuple(self._children)
         up = [asyncio.create_task(self._until_up(child, _serves)) for child in servers]
         states = await asyncio.gather(*(child.bound() for child in servers))
-        argv = _argv(self._config, "router")
+        argv = role_argv(self._config, "router")
         for role in ("encode", "language"):
             argv += [f"--{role}", *(state.addresses["grpc"] for state in states if state.role == role)]
         router = await self._start("router", "router", argv)
@@ -102,14 +102,14 @@ class LocalServers:
 
     async def _start_all(self, role: str, devices: Sequence[str | None]) -> None:
         for number, device in enumerate(devices, start=1):
-            argv = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *_argv(self._config, role)]
+            argv = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *role_argv(self._config, role)]
             argv += ["--data-listen", "127.0.0.1:0"] if role == "language" else []
             argv += ["--device", device] if device is not None else []
             argv += ["--fake"] if self._config.fake else []
             await self._start(role, f"{role} server" + (f" {number}" if len(devices) > 1 else ""), argv)
 
     async def _start(self, role: str, name: str, argv: Sequence[str]) -> Child:
-        environ = _environ(self._config, role)
+        environ = role_environ(self._config, role, os.environ)
         child = await Child.start(role, name, argv, environ, Path(self._folder.name), self._lifeline)
         self._children.append(child)
         self._watches.append(asyncio.create_task(self._watch(child)))
@@ -152,11 +152,11 @@ class LocalServers:
         self._folder.cleanup()
 
 
-def _argv(config: ServeConfig, role: str) -> list[str]:
-    """What the command line of `epd serve` (and its environment and file) says about a role."""
+def role_argv(config: ServeConfig, role: str) -> list[str]:
+    """What `epd serve` was told about a role, as the role's own command line."""
     known = {option.field: option for option in options_of(ServeConfig)}
     argv: list[str] = []
-    for name in ("log_level", "log_format", *_PASSED_ON[role]):
+    for name in ("log_level", "log_format", *PASSED_ON[role]):
         value = getattr(config, name)
         if value not in (None, ()):
             values = value if known[name].is_list else (value,)
@@ -164,12 +164,12 @@ def _argv(config: ServeConfig, role: str) -> list[str]:
     return argv
 
 
-def _environ(config: ServeConfig, role: str) -> dict[str, str]:
-    """The environment of a role: the file's table for it, under what the environment itself says."""
-    environ = dict(os.environ)
-    if role == "router" and config.api_key:
-        environ["EPD_ROUTER_API_KEY"] = ",".join(config.api_key)  # not argv, which everybody on the machine can read
-    return (table_as_environ(config.config, role) if config.config else {}) | environ
+def role_environ(config: ServeConfig, role: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a role: under `environ`, what the file's table for it says."""
+    table = table_as_environ(config.config, role) if config.config else {}
+    # Not on the command line, which everybody on the machine can read.
+    keys = {"EPD_ROUTER_API_KEY": ",".join(config.api_key)} if role == "router" and config.api_key else {}
+    return table | dict(environ) | keys
 
 
 def _url(router: ProcessState) -> str:

@@ -36,11 +36,18 @@ class Program:
         return found
 
     def check_installed(self) -> None:
-        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        missing = [name for name in self.needs if not _is_installed(name)]
         if missing:
             raise ConfigError(
                 f"{self.summary.partition(':')[0]} needs {', '.join(missing)}: pip install 'epd-serve[{self.extra}]'"
             )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # something on the import path refuses it
+        return False
 
 
 _TENSORS = ("torch", "numpy", "safetensors", "huggingface_hub")

@@ -174,9 +174,7 @@ def test_the_oldest_request_is_never_overtaken_for_good() -> None:
     """A long request ahead of a stream of short ones finishes although there is never room for all."""
     engine = make_engine()
     world = World(engine, random.Random(0))
-    engine.generate(
-        pb.Generate(handle=1, prompt_ids=[10] * 80, sampling=pb.SamplingParams(max_tokens=16), salt=b"x")
-    )
+    engine.generate(pb.Generate(handle=1, prompt_ids=[10] * 80, sampling=pb.SamplingParams(max_tokens=16), salt=b"x"))
     handle = 1
     for _ in range(200):
         if 1 in world.ends:

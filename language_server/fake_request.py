@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,22 +21,190 @@ from language_server.fake_script import Script, default_answer
 
 @dataclass(frozen=True, kw_only=True)
 class FakeModel:
-    """What a fake language server knows of the checkpoint."""
+    """What a fake language server knows of its checkpoint."""
 
     config: ModelConfig
     tokenizer: Tokenizer
-    eos_ids: frozenset[int]
+    eos_ids: tuple[int, ...]
     max_model_len: int
-    max_item_rows: int
 
     @staticmethod
-    def eos_of(model_dir: Path, tokenizer: Tokenizer, ids: int | Sequence[int] | None) -> frozenset[int]:
-        """From generation_config.json's `eos_token_id`.
+    def load(model_dir: Path, *, max_model_len: int) -> FakeModel:
+        """From a checkpoint's files but its weights; a length of 0 is the model's own.
 
         Raises:
-            ValueError: there is none, so that no answer could end.
+            OSError, ValueError: a file is missing or makes no sense.
         """
-        eos = frozenset([ids] if isinstance(ids, int) else ids or ())
-        if not eos:
-            raise ValueError(f"{model_dir}/generation_config.json names no eos_token_id")
-        return eos
+        config = load_config(model_dir)
+        longest = config.text.max_position_embeddings
+        if max_model_len > longest:
+            raise ValueError(f"a context of {max_model_len} tokens was asked for; the model allows {longest}")
+        eos = json.loads((model_dir / "generation_config.json").read_text()).get("eos_token_id")
+        if eos is None:
+            raise ValueError(f"{model_dir / 'generation_config.json'} names no eos_token_id: no answer could end")
+        return FakeModel(
+            config=config,
+            tokenizer=Tokenizer.from_str((model_dir / "tokenizer.json").read_text()),
+            eos_ids=(eos,) if isinstance(eos, int) else tuple(eos),
+            max_model_len=max_model_len or longest,
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class FakeRequest:
+    """A request that was admitted.
+
+    Attributes:
+        missing: rows of each item that it has not been given, in prompt order.
+        answer: token ids without the end.
+        made: tokens of the answer that are out, those of an earlier attempt elsewhere included.
+        failure: how it ends, if not well, once the answer is out.
+    """
+
+    handle: int
+    prompt_tokens: int
+    missing: dict[MediaKey, int]
+    sampling: pb.SamplingParams
+    stop_ids: frozenset[int]
+    eos_id: int
+    answer: list[int]
+    filler: int
+    rate: float
+    failure: common_pb2.Error | None
+    resumed: int
+    deadline: float
+    arrived_at: float = field(default_factory=time.monotonic)
+    started_at: float | None = None
+    made: int = 0
+    bad_transfers: int = 0
+
+    def token(self, index: int) -> int:
+        """Token `index` of the output; an answer that must not end yet is said again from the start."""
+        if index < len(self.answer):
+            return self.answer[index]
+        if not self.sampling.ignore_eos and index + 1 >= self.sampling.min_tokens:
+            return self.eos_id
+        return self.answer[index % len(self.answer)] if self.answer else self.filler
+
+    def due(self, now: float) -> int:
+        """How many tokens should be out by now."""
+        if self.started_at is None:
+            return self.made
+        if not self.rate:
+            return self.sampling.max_tokens
+        return self.resumed + 1 + int((now - self.started_at) * self.rate)
+
+    @property
+    def is_over(self) -> bool:
+        """All that comes before a scripted failure is out."""
+        return self.failure is not None and self.made >= len(self.answer)
+
+    def times(self) -> list[common_pb2.StageTime]:
+        now = time.monotonic()
+        started = self.started_at or now
+        stages = {"queue": started - self.arrived_at, "prefill": 0.0, "decode": now - started}
+        return [common_pb2.StageTime(stage=stage, milliseconds=1000 * took) for stage, took in stages.items()]
+
+
+class FakeAdmission:
+    """Checks requests as the real engine does and decides what is answered.
+
+    Args:
+        max_item_rows: of a media item; 0: the checkpoint has no vision.
+        rate: tokens a second where the script does not say; 0: all at once.
+    """
+
+    def __init__(self, model: FakeModel, script: Script, *, max_item_rows: int, rate: float) -> None:
+        self._model = model
+        self._script = script
+        self._max_item_rows = max_item_rows
+        self._rate = rate
+        config = model.config
+        self._placeholders = {config.image_token_id, config.video_token_id} - {None}
+
+    def admit(self, generate: pb.Generate) -> FakeRequest:
+        """The request, not yet started.
+
+        Raises:
+            InvalidRequestError: something in it is out of range or does not fit together.
+            ContextLengthError: prompt and answer do not fit the model's context.
+        """
+        sampling, resumed = generate.sampling, len(generate.resumed_output_ids)
+        self._check_tokens(generate)
+        self._check_spans(generate)
+        rule = self._script.find(self._model.tokenizer.decode(list(generate.prompt_ids), skip_special_tokens=False))
+        text = rule.answer if rule is not None else self._describe(generate)
+        stop_ids = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else set(self._model.eos_ids))
+        request = FakeRequest(
+            handle=generate.handle,
+            prompt_tokens=len(generate.prompt_ids),
+            missing={span.key: span.item_rows for span in generate.spans},
+            sampling=sampling,
+            stop_ids=frozenset(stop_ids),
+            eos_id=self._model.eos_ids[0],
+            answer=self._encode(text),
+            filler=self._encode(".")[0],
+            rate=rule.tokens_per_second if rule is not None and rule.tokens_per_second else self._rate,
+            failure=rule.failure if rule is not None else None,
+            resumed=resumed,
+            deadline=time.monotonic() + generate.deadline_seconds if generate.deadline_seconds > 0 else math.inf,
+        )
+        request.made = resumed
+        return request
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._model.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _describe(self, generate: pb.Generate) -> str:
+        first = [span for span in generate.spans if span.row_offset == 0]
+        videos = sum(generate.prompt_ids[span.token_offset] == self._model.config.video_token_id for span in first)
+        return default_answer(
+            images=len(first) - videos,
+            videos=videos,
+            rows=sum(span.rows for span in generate.spans),
+            prompt_tokens=len(generate.prompt_ids),
+        )
+
+    def _check_tokens(self, generate: pb.Generate) -> None:
+        params, prompt, resumed = generate.sampling, len(generate.prompt_ids), len(generate.resumed_output_ids)
+        vocab_size = self._model.config.text.vocab_size
+        if not prompt:
+            raise InvalidRequestError("the prompt is empty")
+        if (largest := max(itertools.chain(generate.prompt_ids, generate.resumed_output_ids))) >= vocab_size:
+            raise InvalidRequestError(f"token id {largest} is outside the vocabulary of {vocab_size}")
+        if params.max_tokens < 1:
+            raise InvalidRequestError("max_tokens has to be at least 1")
+        if resumed >= params.max_tokens:
+            raise InvalidRequestError(f"{resumed} tokens resumed of an answer of {params.max_tokens}")
+        for name, value, high in (
+            ("temperature", params.temperature, 100.0),
+            ("top_p", params.top_p, 1.0),
+            ("min_p", params.min_p, 1.0),
+        ):
+            if not (math.isfinite(value) and 0 <= value <= high):
+                raise InvalidRequestError(f"{name} is {value}, not a number from 0 to {high:g}")
+        limit = self._model.max_model_len
+        if (total := prompt + params.max_tokens) > limit:
+            raise ContextLengthError(
+                f"This model's maximum context length is {limit} tokens. The request has {prompt} prompt tokens and "
+                f"asks for up to {params.max_tokens} more: {total} in all."
+            )
+
+    def _check_spans(self, generate: pb.Generate) -> None:
+        prompt, inside = generate.prompt_ids, set[int]()
+        for span in generate.spans:
+            end = span.token_offset + span.rows
+            if len(span.key) != 32:
+                raise InvalidRequestError(f"a media key of {len(span.key)} bytes instead of 32")
+            if not 0 < span.item_rows <= self._max_item_rows:
+                raise InvalidRequestError(
+                    f"a media item of {span.item_rows} visual tokens; this server holds up to {self._max_item_rows}"
+                )
+            if span.rows < 1 or end > len(prompt) or span.row_offset + span.rows > span.item_rows:
+                raise InvalidRequestError(f"a span of {span.rows} rows does not fit its item or the prompt")
+            inside.update(range(span.token_offset, end))
+        placeholders = {i for i, token in enumerate(prompt) if token in self._placeholders}
+        if placeholders != inside:
+            stray = min(placeholders ^ inside)
+            raise InvalidRequestError(f"token {stray} is a visual placeholder without a span, or a span without one")

@@ -19,6 +19,8 @@ from typing import Any
 
 from common.pb import common_pb2
 
+_CODES = {name: common_pb2.Error.Code.Value(name) for name in common_pb2.Error.Code.keys()[1:]}  # by name; 0 is none
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -37,14 +39,14 @@ class Rule:
         rate = self.tokens_per_second
         if rate is not None and not (isinstance(rate, int | float) and rate > 0):
             raise ValueError(f"'tokens_per_second' is a positive number, not {rate!r}")
-        if self.error is not None and self.error not in common_pb2.Error.Code.keys():
-            raise ValueError(f"'error' is one of {', '.join(common_pb2.Error.Code.keys()[1:])}, not {self.error!r}")
+        if self.error is not None and self.error not in _CODES:
+            raise ValueError(f"'error' is one of {', '.join(_CODES)}, not {self.error!r}")
 
     @property
     def failure(self) -> common_pb2.Error | None:
         if self.error is None:
             return None
-        return common_pb2.Error(code=common_pb2.Error.Code.Value(self.error), message=self.message)
+        return common_pb2.Error(code=_CODES[self.error], message=self.message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,9 @@ class Script:
 
 def default_answer(*, images: int, videos: int, rows: int, prompt_tokens: int) -> str:
     """A sentence that depends on nothing but what was shown."""
-    seen = [f"{count} {noun}{'s' if count > 1 else ''}" for count, noun in ((images, "image"), (videos, "video")) if count]
+    seen = [
+        f"{count} {noun}{'s' if count > 1 else ''}" for count, noun in ((images, "image"), (videos, "video")) if count
+    ]
     if not seen:
         return f"This is a made-up answer to {prompt_tokens} prompt tokens."
     return f"This is a made-up answer. I see {' and '.join(seen)} of {rows} visual tokens."

@@ -140,7 +140,9 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt and not continue_final_message,
             )
         except _TEMPLATE_ERRORS as error:
-            raise InvalidRequestError(f"the model's chat template refuses these messages: {restore(str(error))}") from None
+            raise InvalidRequestError(
+                f"the model's chat template refuses these messages: {restore(str(error))}"
+            ) from None
         if continue_final_message:
             rendered = _cut(rendered, end)
         return [piece if isinstance(piece, int) else restore(piece) for piece in self._split(rendered)]

@@ -48,9 +48,7 @@ class Conversation:
         return hashlib.sha256(b"".join((len(salt).to_bytes(1, "little"), salt, *keys[:count], text))).digest()
 
 
-def converse(
-    messages: Sequence[schemas.Message], options: schemas.MediaOptions, *, largest_image: int
-) -> Conversation:
+def converse(messages: Sequence[schemas.Message], options: schemas.MediaOptions, *, largest_image: int) -> Conversation:
     """Takes messages apart.
 
     Args:
@@ -117,9 +115,7 @@ class _Converter:
                 self._refer(common_pb2.FRAMES, tuple(part.video), self._video_options(part.fps), param)
                 return {"type": "video"}
 
-    def _refer(
-        self, kind: common_pb2.MediaKind, urls: tuple[str, ...], options: Mapping[str, Any], param: str
-    ) -> None:
+    def _refer(self, kind: common_pb2.MediaKind, urls: tuple[str, ...], options: Mapping[str, Any], param: str) -> None:
         self.media.append(MediaRef(kind=kind, urls=urls, options=common_pb2.MediaOptions(**options), param=param))
 
     def _image_options(self, detail: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Media items on the encode servers: the client's side of `EncodeService.Encode`, with all of its retries.
 
-    open -> accepted -> [media] -> metadata -> grants ... -> shipped ... -> half-close
+open -> accepted -> [media] -> metadata -> grants ... -> shipped ... -> half-close
 """
 
 from __future__ import annotations

@@ -81,6 +81,17 @@ class Retry:
 Message = SessionMessage | EncodeMessage | ClientLeft | TimeUp | Silence | Retry
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be generated."""
+
+    prompt: Prompt
+    sampling: language_pb2.SamplingParams  # of choice 0
+    rules: OutputRules
+    choices: int
+    affinity: bytes  # see `Conversation.affinity`
+
+
 @dataclass(kw_only=True, eq=False)
 class Choice:
     """One of the n answers. `handle` is 0 while it is at no server."""
@@ -140,8 +151,8 @@ class Generation:
         self._encodes: dict[bytes, ItemEncode] = {}
         self._by_handle: dict[int, Choice] = {}
         self.choices: list[Choice] = []
+        self._plan: Plan | None = None
         self.timings: dict[str, float] = {}  # milliseconds by stage
-        self.prompt_tokens = 0
         self.cached_tokens = 0
         self.first_token_s: float | None = None
 
@@ -187,33 +198,16 @@ class Generation:
         assert metadata is not None
         return metadata
 
-    def start(
-        self,
-        prompt: Prompt,
-        *,
-        sampling: language_pb2.SamplingParams,
-        rules: OutputRules,
-        n: int,
-        affinity: bytes,
-    ) -> None:
+    def start(self, plan: Plan) -> None:
         """Submits every choice.
 
         Raises:
             UnavailableError: no language server is ready.
         """
         assert self._fleet.model is not None
-        self._affinity = affinity
-        self._rules = rules
-        self._generate = language_pb2.Generate(
-            request_id=self._request_id,
-            fingerprint=self._fleet.model.info.fingerprint,
-            salt=self._salt,
-            prompt_ids=prompt.ids,
-            spans=prompt.spans,
-            sampling=sampling,
-        )
-        self.prompt_tokens = len(prompt.ids)
-        self.choices = [Choice(index=i, output=Output(rules, self._fleet.model.token_bytes)) for i in range(n)]
+        self._plan = plan
+        table = self._fleet.model.token_bytes
+        self.choices = [Choice(index=i, output=Output(plan.rules, table)) for i in range(plan.choices)]
         for choice in self.choices:
             self._submit(choice)
 
@@ -240,6 +234,11 @@ class Generation:
             else:
                 self._handle(message)
         return quiet
+
+    @property
+    def plan(self) -> Plan:
+        assert self._plan is not None
+        return self._plan
 
     @property
     def finished(self) -> bool:
@@ -354,7 +353,7 @@ class Generation:
             case OverloadedError() | ModelMismatchError():
                 choice.refused_by.append(choice.server)
                 self._leave(choice)
-                if choice.admitted or self._fleet.choose_language(self._affinity, choice.refused_by) is not None:
+                if choice.admitted or self._fleet.choose_language(self.plan.affinity, choice.refused_by) is not None:
                     self._metrics.retries.labels("language").inc()
                     self._submit(choice)
                 else:
@@ -374,17 +373,24 @@ class Generation:
 
     def _submit(self, choice: Choice) -> None:
         """Gives the choice to a server: with the tokens it has, if it comes from another one."""
-        server = self._fleet.choose_language(self._affinity, choice.refused_by)
+        server = self._fleet.choose_language(self.plan.affinity, choice.refused_by)
         if server is None:
             self._wait_for_server(choice)
             return
         assert server.session is not None
         choice.homeless_until = 0.0
-        generate = language_pb2.Generate()
-        generate.CopyFrom(self._generate)
-        generate.resumed_output_ids.extend(choice.output.ids)
+        assert self._fleet.model is not None
+        generate = language_pb2.Generate(
+            request_id=self._request_id,
+            fingerprint=self._fleet.model.info.fingerprint,
+            salt=self._salt,
+            prompt_ids=self.plan.prompt.ids,
+            spans=self.plan.prompt.spans,
+            resumed_output_ids=choice.output.ids,
+            sampling=self.plan.sampling,
+            deadline_seconds=max(0.001, self._deadline - self._loop.time()),
+        )
         generate.sampling.choice = choice.index
-        generate.deadline_seconds = max(0.001, self._deadline - self._loop.time())
         choice.server, choice.session = server, server.session
         choice.missing = set()
         choice.handle = server.session.submit(generate, self.mailbox)  # type: ignore[arg-type]  # as in `learn`
@@ -409,9 +415,9 @@ class Generation:
         """Goes on at another server, unless the answer is complete and only the last word on it was lost."""
         self._leave(choice)
         ids = choice.output.ids
-        if ids and ids[-1] in self._rules.stop_ids and len(ids) > self._rules.min_tokens:
+        if ids and ids[-1] in self.plan.rules.stop_ids and len(ids) > self.plan.rules.min_tokens:
             self._finish(choice, "stop", self._shown_stop(ids[-1]))
-        elif len(ids) >= self._generate.sampling.max_tokens:
+        elif len(ids) >= self.plan.sampling.max_tokens:
             self._finish(choice, "length", None)
         else:
             self._metrics.migrations.labels(cause).inc()
@@ -425,7 +431,7 @@ class Generation:
 
     def _shown_stop(self, token: int | None) -> int | None:
         """A stop token is named to the client if it asked for it; the model's own end of text is not."""
-        return token if token in self._generate.sampling.stop_token_ids else None
+        return token if token in self.plan.sampling.stop_token_ids else None
 
     # -- media ----------------------------------------------------------------------------------------------------------
 

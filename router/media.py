@@ -51,12 +51,15 @@ class MediaLoader:
         self._fleet = fleet
 
     def check_counts(self, refs: Sequence[MediaRef]) -> None:
-        """Raises InvalidRequestError if a request has more media than allowed, or any for a model without vision."""
+        """Raises InvalidRequestError or ItemError if there are more media than allowed, or any without vision."""
         images = sum(ref.kind == common_pb2.IMAGE for ref in refs)
         videos = len(refs) - images
         if refs and not self._fleet.has_vision:
             raise ItemError(InvalidRequestError("this model takes no images or videos"), refs[0].param)
-        for count, limit, word in ((images, self._config.max_images, "images"), (videos, self._config.max_videos, "videos")):
+        for count, limit, word in (
+            (images, self._config.max_images, "images"),
+            (videos, self._config.max_videos, "videos"),
+        ):
             if count > limit:
                 raise InvalidRequestError(f"{count} {word} in one request; at most {limit} are allowed")
         for ref in refs:

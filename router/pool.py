@@ -41,7 +41,7 @@ def choose(servers: Sequence[ServerT], key: bytes, load: Callable[[ServerT], flo
 
 
 async def resolve(address: str) -> list[str]:
-    """"ip:port" of every address that a "host:port" has now; the IPv4 ones if there are any, so that a server which
+    """ "ip:port" of every address that a "host:port" has now; the IPv4 ones if there are any, so that a server which
     listens on both is not met twice.
 
     Raises:

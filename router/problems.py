@@ -7,7 +7,13 @@ import json
 from common.errors import ContextLengthError, EPDError, InternalError
 from router.generation import ItemError
 
-_TYPES = {429: "rate_limit_error", 499: "request_cancelled", 500: "server_error", 503: "server_error", 504: "timeout_error"}
+_TYPES = {
+    429: "rate_limit_error",
+    499: "request_cancelled",
+    500: "server_error",
+    503: "server_error",
+    504: "timeout_error",
+}
 _CODES = {
     401: "invalid_api_key",
     429: "overloaded",

@@ -106,7 +106,9 @@ def expand(
         ids.extend(tokenize("".join(text)))
     for kind, rest in waiting.items():
         if next(rest, None) is not None:
-            raise InvalidRequestError(f"the model's chat template does not show every {kind} (only user messages have them)")
+            raise InvalidRequestError(
+                f"the model's chat template does not show every {kind} (only user messages have them)"
+            )
     return Prompt(ids=ids, spans=spans)
 
 

@@ -302,7 +302,9 @@ def _check(request: ChatRequest, max_choices: int) -> None:
         for name in ("audio", "function_call", "refusal"):
             if name in (message.model_extra or {}):
                 param = f"messages[{i}].{name}"
-                raise Problem(400, f"{param} is not supported by this server", param=param, code="unsupported_parameter")
+                raise Problem(
+                    400, f"{param} is not supported by this server", param=param, code="unsupported_parameter"
+                )
 
 
 def _unknown_fields(value: Any, path: str = "") -> list[str]:

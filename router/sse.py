@@ -14,7 +14,7 @@ HEADERS = {
     "x-accel-buffering": "no",  # proxies pass it on as it comes
 }
 
-_quote = json.JSONEncoder(ensure_ascii=False).encode
+_quote = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class ChatChunks:
@@ -31,7 +31,9 @@ class ChatChunks:
 
     def role(self, index: int) -> bytes:
         """The first chunk of a choice."""
-        return self._chunk(f'{{"index":{index},"delta":{{"role":"assistant","content":""}},"logprobs":null,"finish_reason":null}}')
+        return self._chunk(
+            f'{{"index":{index},"delta":{{"role":"assistant","content":""}},"logprobs":null,"finish_reason":null}}'
+        )
 
     def text(
         self, index: int, text: str, *, token_ids: Sequence[int] | None = None, usage: Mapping[str, Any] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +110,8 @@ def write_checkpoint(
     experts: ExpertLayout | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
-    **text_overrides: Any,
+    text: Mapping[str, Any] | None = None,
+    vision: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a checkpoint and returns `directory`, which is created.
 
@@ -120,10 +122,11 @@ def write_checkpoint(
         experts: layout of the expert weights; None: as models of this kind are published.
         dtype: of the weights.
         seed: of the weights.
-        text_overrides: keys of the text config.
+        text: keys of the text config to change.
+        vision: keys of the vision config to change.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    model = make_model(kind, tied=tied, seed=seed, **text_overrides).to(dtype)
+    model = make_model(kind, tied=tied, seed=seed, text=text, vision=vision).to(dtype)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if tied:
         del tensors["lm_head.weight"]
@@ -138,10 +141,17 @@ def write_checkpoint(
     return directory
 
 
-def make_model(kind: Kind, *, tied: bool = False, seed: int = 0, **text_overrides: Any) -> PreTrainedModel:
+def make_model(
+    kind: Kind,
+    *,
+    tied: bool = False,
+    seed: int = 0,
+    text: Mapping[str, Any] | None = None,
+    vision: Mapping[str, Any] | None = None,
+) -> PreTrainedModel:
     """The reference model in float32, in eval mode."""
     vocabulary = demo_vocabulary()
-    text = {
+    text_config = {
         **_TEXT,
         **(_MOE if kind in ("moe", "text_moe") else {}),
         "vocab_size": vocabulary.size,
@@ -150,19 +160,19 @@ def make_model(kind: Kind, *, tied: bool = False, seed: int = 0, **text_override
         "pad_token_id": vocabulary.end_of_text,
         "tie_word_embeddings": tied,
         "initializer_range": _TEXT_STD,
-        **text_overrides,
+        **(text or {}),
     }
     torch.manual_seed(seed)
     model: PreTrainedModel
     if kind == "text_moe":
-        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**text, rope_parameters=dict(_ROPE)))
+        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**text_config, rope_parameters=dict(_ROPE)))
     elif kind == "text_dense":
-        model = Qwen3ForCausalLM(Qwen3Config(**text, rope_parameters=dict(_ROPE)))
+        model = Qwen3ForCausalLM(Qwen3Config(**text_config, rope_parameters=dict(_ROPE)))
     else:
         config_class = Qwen3VLMoeConfig if kind == "moe" else Qwen3VLConfig
         config = config_class(
-            text_config={**text, "rope_parameters": dict(_MROPE)},
-            vision_config={**_VISION, "initializer_range": _VISION_STD},
+            text_config={**text_config, "rope_parameters": dict(_MROPE)},
+            vision_config={**_VISION, "initializer_range": _VISION_STD, **(vision or {})},
             image_token_id=vocabulary.image,
             video_token_id=vocabulary.video,
             vision_start_token_id=vocabulary.vision_start,

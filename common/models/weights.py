@@ -202,15 +202,16 @@ def _fill_experts(module: Experts, path: str, source: TensorSource) -> None:
 def _stacks_are_transposed(module: Experts, path: str, source: TensorSource) -> bool:
     """Whether stacked experts are `[E, in, out]`, as published, and not `[E, out, in]`, as transformers 5 saves them.
 
-    The two shapes together decide: one of them may be square. Neither way fitting, or both, is an error.
+    The two shapes together decide. One of them may be square, where hidden size is intermediate size or twice that;
+    both can't be.
     """
     found = source.shape(f"{path}.gate_up_proj"), source.shape(f"{path}.down_proj")
     straight = tuple(module.gate_up_proj.shape), tuple(module.down_proj.shape)
     transposed = tuple((experts, size_in, size_out) for experts, size_out, size_in in straight)
-    if (found == straight) == (found == transposed):
-        problem = "fit both orientations" if found == straight else f"fit neither {straight} nor {transposed}"
+    if found not in (straight, transposed):
         raise CheckpointError(
-            f"{source.name(path)}.gate_up_proj and down_proj of shapes {found[0]} and {found[1]} {problem}"
+            f"{source.name(path)}.gate_up_proj and down_proj have shapes {found[0]} and {found[1]},"
+            f" which fit neither {straight} nor {transposed}"
         )
     return found == transposed
 

@@ -86,13 +86,15 @@ def decode_frames(
             )
         wanted = iter(indices)
         index = next(wanted, None)
-        pixels: npt.NDArray[np.uint8] | None = None
         shape: tuple[int, ...] | None = None
+        decoded = 0
+        frame: av.VideoFrame | None = None
         for position, frame in enumerate(container.decode(stream)):
             if index is None:
                 return
             if is_cancelled():
                 raise CancelledError("the video is no longer wanted")
+            decoded += 1
             if position < index:
                 continue
             if frame.is_corrupt:
@@ -105,8 +107,9 @@ def decode_frames(
                 index = next(wanted, None)
         if index is None:
             return
-        if pixels is None or indices[-1] - position > _MISSING_FRAMES:
-            raise BadMediaError(f"the video breaks off after {position + 1} frames")
+        if frame is None or indices[-1] - decoded >= _MISSING_FRAMES:
+            raise BadMediaError(f"the video breaks off after {decoded} frames")
+        pixels = _upright(frame)
         while index is not None:
             yield pixels
             index = next(wanted, None)

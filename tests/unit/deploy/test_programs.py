@@ -5,7 +5,7 @@ import pytest
 from common.config import ROLES, CommonOptions, ConfigError
 from common.options import options_of
 from deploy.local import PASSED_ON
-from deploy.programs import FAKES, PROGRAMS, demo_folder
+from deploy.programs import FAKES, PROGRAMS, Program, demo_folder
 from deploy.serve_config import ServeConfig
 
 
@@ -14,8 +14,8 @@ def test_there_is_a_program_for_each_role() -> None:
 
 
 @pytest.mark.parametrize("program", [*PROGRAMS.values(), *FAKES.values()], ids=lambda program: program.config)
-def test_configurations_are_found_and_have_the_common_options(program: object) -> None:
-    cls = program.config_class()  # type: ignore[attr-defined]
+def test_configurations_are_found_and_have_the_common_options(program: Program) -> None:
+    cls = program.config_class()
     assert issubclass(cls, CommonOptions)
 
 

@@ -1,0 +1,66 @@
+"""Reading a request's body: bounded, counted, and JSON or a clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from starlette.types import Receive
+
+from common.errors import CancelledError
+from router.budget import Hold
+from router.problems import Problem
+
+_THREAD_BYTES = 1 << 20  # from here on parsing leaves the event loop
+
+
+async def read_json(receive: Receive, headers: Mapping[str, str], *, limit: int, hold: Hold) -> Any:
+    """The parsed body, of at most `limit` bytes, which are added to `hold`.
+
+    Raises:
+        Problem: 400, 413 or 415, by what is wrong.
+        OverloadedError: from `hold`.
+        CancelledError: the client left before the end.
+    """
+    content_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise Problem(
+            400, f"the content type has to be application/json, not {content_type!r}", code="invalid_content_type"
+        )
+    if (length := headers.get("content-length", "")).isdecimal():
+        _check_size(int(length), limit)
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CancelledError("the client left")
+        chunk = message.get("body", b"")
+        _check_size(len(body) + len(chunk), limit)
+        hold.add(len(chunk))
+        body += chunk
+        if not message.get("more_body", False):
+            break
+    return await asyncio.to_thread(parse_json, body) if len(body) >= _THREAD_BYTES else parse_json(body)
+
+
+def parse_json(body: bytes | bytearray) -> Any:
+    """Strict JSON (RFC 8259). Raises Problem (400)."""
+    try:
+        return json.loads(body.decode(), parse_constant=_refuse)
+    except UnicodeDecodeError:
+        raise Problem(400, "the request body is not UTF-8", code="invalid_json") from None
+    except RecursionError:
+        raise Problem(400, "the request body is nested too deeply", code="invalid_json") from None
+    except ValueError as error:
+        raise Problem(400, f"the request body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON value")
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise Problem(413, f"the request body has more than the {limit} bytes that are allowed", code="body_too_large")

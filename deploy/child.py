@@ -19,28 +19,26 @@ _ROOT = str(Path(deploy.__file__).parent.parent)
 
 
 class Child:
-    """One `epd ROLE` process.
+    """One process of ours.
 
     It runs in a session of its own, so that a terminal's Ctrl-C reaches only its parent, which stops its children in
     the right order. If the parent dies without a word, the child notices at its end of the lifeline.
     """
 
-    def __init__(self, role: str, name: str, process: asyncio.subprocess.Process, state_file: Path) -> None:
-        self.role = role
+    def __init__(self, name: str, process: asyncio.subprocess.Process, state_file: Path) -> None:
         self.name = name
         self.process = process
         self._state_file = state_file
 
     @classmethod
     async def start(
-        cls, role: str, name: str, argv: Sequence[str], environ: Mapping[str, str], folder: Path, lifeline: int
+        cls, name: str, argv: Sequence[str], environ: Mapping[str, str], folder: Path, lifeline: int
     ) -> Child:
-        """Starts `epd ROLE ARGV`.
+        """Starts `python -m ARGV --state-file FILE`.
 
         Args:
-            role: what it is.
             name: what it is called in messages: "encode server 2".
-            argv: options, without --state-file.
+            argv: module and options.
             environ: its environment.
             folder: for its state file.
             lifeline: read end of the pipe whose write end the parent holds.
@@ -48,19 +46,19 @@ class Child:
         state_file = folder / f"{name.replace(' ', '-')}.json"
         path = os.pathsep.join(filter(None, (_ROOT, environ.get("PYTHONPATH"))))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "deploy.cli", role, *argv, "--state-file", str(state_file)),
+            *(sys.executable, "-P", "-m", *argv, "--state-file", str(state_file)),
             env={**environ, "PYTHONPATH": path, LIFELINE: str(lifeline)},
             pass_fds=(lifeline,),
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-        return cls(role, name, process, state_file)
+        return cls(name, process, state_file)
 
-    async def bound(self) -> ProcessState:
-        """Its state, once it listens."""
+    async def bound(self) -> tuple[ProcessState, ...]:
+        """What it serves and where, once it listens."""
         while True:
-            for state in read_state(self._state_file):
-                return state
+            if states := read_state(self._state_file):
+                return states
             await asyncio.sleep(_POLL)
 
     @property

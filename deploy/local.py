@@ -58,15 +58,20 @@ class LocalServers:
         self._on_death = on_death
         self._folder = tempfile.TemporaryDirectory(prefix="epd-")
         self._lifeline, self._lifeline_end = os.pipe()
-        self._children: list[Child] = []
+        self._servers: list[Child] = []
+        self._router: Child | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._stopping = False
         self.failure = ""
+        self.states: tuple[ProcessState, ...] = ()  # of all processes, this one first; once ready
 
     async def __aenter__(self) -> LocalServers:
         try:
-            await self._start_all("encode", self._config.encode_placement())
-            await self._start_all("language", self._config.language_placement())
+            if self._config.colocated:
+                await self._start_colocated()
+            else:
+                await self._start_servers("encode", self._config.encode_placement())
+                await self._start_servers("language", self._config.language_placement())
         except BaseException:
             await self._stop()
             raise
@@ -79,39 +84,42 @@ class LocalServers:
 
     async def ready(self) -> str:
         """Starts the router and waits until a request with an image would succeed; the base URL of the HTTP API."""
-        servers = tuple(self._children)
-        up = [asyncio.create_task(self._until_up(child, _serves)) for child in servers]
-        states = await asyncio.gather(*(child.bound() for child in servers))
-        argv = role_argv(self._config, "router")
-        for role in ("encode", "language"):
-            argv += [f"--{role}", *(state.addresses["grpc"] for state in states if state.role == role)]
-        router = await self._start("router", "router", argv)
-        await asyncio.gather(*up)
-        await self._until_up(router, _is_ready)
-        return _url(await router.bound())
-
-    async def states(self) -> list[ProcessState]:
-        """Of all processes, this one first."""
-        own = ProcessState(role="serve", pid=os.getpid())
-        return [own, *await asyncio.gather(*(child.bound() for child in self._children))]
+        async with asyncio.TaskGroup() as group:
+            for child in self._servers:
+                group.create_task(self._until_up(child, _serves))
+            bound = await asyncio.gather(*(child.bound() for child in self._servers))
+            states = [state for states in bound for state in states]
+            argv = role_argv(self._config, "router")
+            for role in ("encode", "language"):
+                argv += [f"--{role}", *(state.addresses["grpc"] for state in states if state.role == role)]
+            environ = role_environ(self._config, "router", os.environ)
+            self._router = await self._start("router", ["deploy.cli", "router", *argv], environ)
+        await self._until_up(self._router, _is_ready)
+        (state,) = await self._router.bound()
+        self.states = (ProcessState(role="serve", pid=os.getpid()), *states, state)
+        return _url(state)
 
     def kill(self) -> None:
         """Ends all processes at once."""
-        for child in self._children:
+        for child in (*self._servers, *([self._router] if self._router else [])):
             child.kill()
 
-    async def _start_all(self, role: str, devices: Sequence[str | None]) -> None:
+    async def _start_servers(self, role: str, devices: Sequence[str | None]) -> None:
         for number, device in enumerate(devices, start=1):
-            argv = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *role_argv(self._config, role)]
-            argv += ["--data-listen", "127.0.0.1:0"] if role == "language" else []
-            argv += ["--device", device] if device is not None else []
-            argv += ["--fake"] if self._config.fake else []
-            await self._start(role, f"{role} server" + (f" {number}" if len(devices) > 1 else ""), argv)
+            name = f"{role} server" + (f" {number}" if len(devices) > 1 else "")
+            argv = ["deploy.cli", role, *server_argv(self._config, role, device)]
+            environ = role_environ(self._config, role, os.environ)
+            self._servers.append(await self._start(name, argv, environ))
 
-    async def _start(self, role: str, name: str, argv: Sequence[str]) -> Child:
-        environ = role_environ(self._config, role, os.environ)
-        child = await Child.start(role, name, argv, environ, Path(self._folder.name), self._lifeline)
-        self._children.append(child)
+    async def _start_colocated(self) -> None:
+        (encode_device,), (language_device,) = self._config.encode_placement(), self._config.language_placement()
+        argv = ["deploy.colocated", *server_argv(self._config, "encode", encode_device)]
+        argv += ["--", *server_argv(self._config, "language", language_device)]
+        environ = role_environ(self._config, "encode", role_environ(self._config, "language", os.environ))
+        self._servers.append(await self._start("co-located server", argv, environ))
+
+    async def _start(self, name: str, argv: Sequence[str], environ: Mapping[str, str]) -> Child:
+        child = await Child.start(name, argv, environ, Path(self._folder.name), self._lifeline)
         self._watches.append(asyncio.create_task(self._watch(child)))
         return child
 
@@ -126,11 +134,12 @@ class LocalServers:
         begin = time.monotonic()
 
         async def wait() -> None:
-            state = await child.bound()
-            while True:
-                if await is_up(state):
-                    return
-                await asyncio.sleep(_POLL)
+            missing = list(await child.bound())
+            while missing:
+                if await is_up(missing[0]):
+                    missing.pop(0)
+                else:
+                    await asyncio.sleep(_POLL)
 
         waiting = asyncio.create_task(wait())
         try:
@@ -144,12 +153,22 @@ class LocalServers:
     async def _stop(self) -> None:
         """The router first: it ends its requests while the servers still work for them."""
         self._stopping = True
-        for is_router in (True, False):
-            await asyncio.gather(*(child.stop() for child in self._children if (child.role == "router") is is_router))
+        if self._router is not None:
+            await self._router.stop()
+        await asyncio.gather(*(child.stop() for child in self._servers))
         await asyncio.gather(*self._watches)
         os.close(self._lifeline)
         os.close(self._lifeline_end)
         self._folder.cleanup()
+
+
+def server_argv(config: ServeConfig, role: str, device: str | None) -> list[str]:
+    """The command line of an encode or language server, on free ports of loopback."""
+    argv = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *role_argv(config, role)]
+    argv += ["--data-listen", "127.0.0.1:0"] if role == "language" else []
+    argv += ["--device", device] if device is not None else []
+    argv += ["--fake"] if config.fake else []
+    return argv
 
 
 def role_argv(config: ServeConfig, role: str) -> list[str]:
@@ -208,7 +227,7 @@ async def run(config: ServeConfig, *, say: Callable[[str], None], use: Callable[
         async def work() -> int:
             url = await servers.ready()
             if config.state_file is not None:
-                write_processes(config.state_file, await servers.states())
+                write_processes(config.state_file, servers.states)
             return await use(url)
 
         async with servers:

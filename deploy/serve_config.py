@@ -11,7 +11,7 @@ from common.config import CommonOptions, Size, option
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(CommonOptions):
-    """Runs encode servers, language servers and a router on this machine, one process each.
+    """Runs encode servers, language servers and a router on this machine.
 
     Options of a single role that are not listed here reach it as EPD_<ROLE>_<OPTION> or in its table of the file.
     """
@@ -28,6 +28,7 @@ class ServeConfig(CommonOptions):
     languages: int | None = option(None, help="language servers (default: as many as --language-devices, or 1)")
     encode_devices: tuple[str, ...] = option((), help="device of each encode server, say cuda:0 cuda:1; or one for all")
     language_devices: tuple[str, ...] = option((), help="device of each language server; or one for all")
+    colocated: bool = option(False, help="one of each in one process: no wire between them")
     device: str | None = option(None, help="device of the servers that the two options above don't place")
     dtype: Literal["auto", "bfloat16", "float32"] | None = option(None, help="precision")
     transport: Literal["zmq", "grpc", "auto"] | None = option(None, help="data plane")
@@ -50,6 +51,13 @@ class ServeConfig(CommonOptions):
                 raise ValueError(f"{flag} must be at least 1, not {count}")
             if count is not None and len(devices) not in (0, 1, count):
                 raise ValueError(f"{listed} lists {len(devices)} devices for {flag} {count}")
+
+        if self.colocated:
+            for flag, given in (("--fake", self.fake), ("--transport", self.transport)):
+                if given:
+                    raise ValueError(f"{flag} makes no sense with --colocated: there is no wire")
+            if len(self.encode_placement()) > 1 or len(self.language_placement()) > 1:
+                raise ValueError("--colocated is one encode and one language server")
 
     def encode_placement(self) -> tuple[str | None, ...]:
         """The device of each encode server; None leaves the choice to it."""

@@ -222,7 +222,9 @@ class FakeEngine:
         self._events.needs.add(handle=request.handle, key=key, grant=grant)
 
     def _filled(self, grant_id: bytes) -> None:
-        granted = self._granted.pop(grant_id)
+        granted = self._granted.pop(grant_id, None)
+        if granted is None:  # revoked meanwhile
+            return
         self._checking[granted.key] = granted
         check = asyncio.create_task(self._check(granted))
         self._checks.add(check)

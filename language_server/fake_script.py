@@ -19,7 +19,7 @@ from typing import Any
 
 from common.pb import common_pb2
 
-_CODES = {name: common_pb2.Error.Code.Value(name) for name in common_pb2.Error.Code.keys()[1:]}  # by name; 0 is none
+_CODES = dict(common_pb2.Error.Code.items()[1:])  # by name; the first one is no error
 
 
 @dataclass(frozen=True, kw_only=True)

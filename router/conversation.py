@@ -99,10 +99,10 @@ class _Converter:
             case schemas.TextPart():
                 return {"type": "text", "text": part.text}
             case schemas.ImagePart():
-                is_text = isinstance(part.image_url, str)
-                url = part.image_url if is_text else part.image_url.url
-                detail = part.detail if is_text else part.image_url.detail
-                self._refer(common_pb2.IMAGE, (url,), self._image_options(detail), param)
+                image = part.image_url
+                if isinstance(image, str):
+                    image = schemas.ImageUrl(url=image, detail=part.detail)
+                self._refer(common_pb2.IMAGE, (image.url,), self._image_options(image.detail), param)
                 return {"type": "image"}
             case schemas.VideoUrlPart():
                 url = part.video_url if isinstance(part.video_url, str) else part.video_url.url

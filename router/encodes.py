@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -27,7 +27,6 @@ from common.errors import (
 from common.pb import common_pb2, embedding_pb2, encode_pb2, encode_pb2_grpc
 from common.rpc import CHUNK_BYTES
 from router.fleet import Fleet
-from router.mailbox import Mailbox
 from router.metrics import RouterMetrics
 from router.servers import EncodeServer
 
@@ -88,7 +87,7 @@ class ItemEncode:
     Args:
         item: what to encode.
         fleet: where encode servers are found.
-        mailbox: of the request.
+        post: tells the request what happens.
         metrics: counts retries.
         request_id: for the server's log.
         attempts: servers that are tried each time it is opened.
@@ -102,7 +101,7 @@ class ItemEncode:
         item: MediaItem,
         *,
         fleet: Fleet,
-        mailbox: Mailbox[EncodeMessage],
+        post: Callable[[EncodeMessage], None],
         metrics: RouterMetrics,
         request_id: str,
         attempts: int,
@@ -114,7 +113,7 @@ class ItemEncode:
         self.metadata = metadata
         self.times: dict[str, float] = {}  # milliseconds by stage, of the last shipment
         self._fleet = fleet
-        self._mailbox = mailbox
+        self._post = post
         self._metrics = metrics
         self._request_id = request_id
         self._attempts = attempts
@@ -162,7 +161,7 @@ class ItemEncode:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    # -- one opening ----------------------------------------------------------------------------------------------------
+    # -- one opening -------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         tried: list[EncodeServer] = []
@@ -182,7 +181,7 @@ class ItemEncode:
                     await self._attempt(server)
                 return
             except (InvalidRequestError, DeadlineError) as refusal:
-                self._mailbox.post(ItemFailed(key=self.item.key, error=refusal))
+                self._post(ItemFailed(key=self.item.key, error=refusal))
                 return
             except EPDError as failure:
                 if self._closing:
@@ -191,11 +190,11 @@ class ItemEncode:
             tried.append(server)
             log.warning("%s: %s", server, error.message, extra={"request_id": self._request_id})
             self._fail_grants()
-        self._mailbox.post(ItemFailed(key=self.item.key, error=_final(error)))
+        self._post(ItemFailed(key=self.item.key, error=_final(error)))
 
     def _fail_grants(self) -> None:
         for handle, grant in self._grants.values():
-            self._mailbox.post(GrantFailed(key=self.item.key, handle=handle, grant_id=grant.id))
+            self._post(GrantFailed(key=self.item.key, handle=handle, grant_id=grant.id))
         self._grants.clear()
 
     async def _attempt(self, server: EncodeServer) -> None:
@@ -251,7 +250,7 @@ class ItemEncode:
                 self._answered = True
                 if self.metadata is None:
                     self.metadata = event.metadata
-                    self._mailbox.post(ItemKnown(key=self.item.key))
+                    self._post(ItemKnown(key=self.item.key))
                 elif self.metadata != event.metadata:
                     raise InternalError("it finds another size for this item than was found before")
                 commands.put_nowait([encode_pb2.EncodeCommand(grant=grant) for _, grant in self._grants.values()])
@@ -262,7 +261,7 @@ class ItemEncode:
                 granted = self._grants.pop(event.ship_failed.grant_id, None)
                 if granted is not None and not event.ship_failed.revoked:
                     handle, grant = granted
-                    self._mailbox.post(GrantFailed(key=self.item.key, handle=handle, grant_id=grant.id))
+                    self._post(GrantFailed(key=self.item.key, handle=handle, grant_id=grant.id))
                     raise UnavailableError(f"it can't reach the language server: {event.ship_failed.detail}")
             case "error":
                 raise from_wire(event.error)

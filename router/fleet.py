@@ -38,7 +38,7 @@ class Readiness:
 class Fleet:
     """The language and encode servers of this router, and the model that they have in common.
 
-    The first language server to come decides on the model; whoever holds another one is refused, with a line in the log.
+    The first language server to come decides on the model; whoever holds another one is refused, as the log says.
     """
 
     def __init__(self, config: RouterConfig) -> None:
@@ -67,7 +67,7 @@ class Fleet:
             tasks.create_task(self.language.run())
             tasks.create_task(self.encode.run())
 
-    # -- what is there --------------------------------------------------------------------------------------------------
+    # -- what is there -----------------------------------------------------------------------------------------------
 
     def readiness(self) -> Readiness:
         text = self.model is not None and bool(self.language.ready())
@@ -89,18 +89,15 @@ class Fleet:
     @property
     def max_model_len(self) -> int:
         """Of the smallest language server, so that a request can go on at any of them."""
-        return self._smallest("max_model_len")
+        return min(info.max_model_len for info in self._language_infos())
 
     @property
     def max_item_rows(self) -> int:
-        return self._smallest("max_item_rows")
+        return min(info.max_item_rows for info in self._language_infos())
 
-    def _smallest(self, limit: str) -> int:
-        infos = [server.info for server in self.language.ready() if server.info is not None]
-        if not infos:
-            assert self.model is not None
-            infos = [self.model.info]
-        return min(getattr(info, limit) for info in infos)
+    def _language_infos(self) -> list[common_pb2.ModelInfo]:
+        assert self.model is not None
+        return [server.info for server in self.language.ready() if server.info is not None] or [self.model.info]
 
     @property
     def processor_version(self) -> int:
@@ -108,7 +105,7 @@ class Fleet:
         versions = Counter(server.info.processor_version for server in self.encode.ready() if server.info is not None)
         return max(versions, key=lambda version: (versions[version], version), default=PROCESSOR_VERSION)
 
-    # -- choice ---------------------------------------------------------------------------------------------------------
+    # -- choice ------------------------------------------------------------------------------------------------------
 
     def choose_language(self, affinity: bytes, avoid: Collection[LanguageServer] = ()) -> LanguageServer | None:
         """The ready server for a conversation that begins with `affinity`; None if there is none."""
@@ -137,7 +134,7 @@ class Fleet:
             await asyncio.sleep(_WAIT_STEP_S)
         return server
 
-    # -- models ---------------------------------------------------------------------------------------------------------
+    # -- models ------------------------------------------------------------------------------------------------------
 
     async def _check_language(self, server: Server) -> None:
         assert server.info is not None

@@ -156,7 +156,7 @@ class Generation:
         self.cached_tokens = 0
         self.first_token_s: float | None = None
 
-    # -- the life of a request ------------------------------------------------------------------------------------------
+    # -- the life of a request ---------------------------------------------------------------------------------------
 
     async def learn(self, items: Sequence[MediaItem]) -> None:
         """Finds the size of every item; see `metadata`. Raises ItemError for one that can't be used."""
@@ -168,7 +168,7 @@ class Generation:
             encode = self._encodes[item.key] = ItemEncode(
                 item,
                 fleet=self._fleet,
-                mailbox=self.mailbox,  # type: ignore[arg-type]  # it takes more than an encode sends
+                post=self.mailbox.post,
                 metrics=self._metrics,
                 request_id=self._request_id,
                 attempts=self._config.encode_attempts,
@@ -262,7 +262,7 @@ class Generation:
         for encode in encodes.values():
             await encode.cancel()
 
-    # -- what can happen ------------------------------------------------------------------------------------------------
+    # -- what can happen ---------------------------------------------------------------------------------------------
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -369,7 +369,7 @@ class Generation:
             raise UnavailableError("two language servers failed while they worked on this request") from error
         self._move(choice, "death")
 
-    # -- choices and servers --------------------------------------------------------------------------------------------
+    # -- choices and servers -----------------------------------------------------------------------------------------
 
     def _submit(self, choice: Choice) -> None:
         """Gives the choice to a server: with the tokens it has, if it comes from another one."""
@@ -393,7 +393,7 @@ class Generation:
         generate.sampling.choice = choice.index
         choice.server, choice.session = server, server.session
         choice.missing = set()
-        choice.handle = server.session.submit(generate, self.mailbox)  # type: ignore[arg-type]  # as in `learn`
+        choice.handle = server.session.submit(generate, self.mailbox.post)
         self._by_handle[choice.handle] = choice
 
     def _wait_for_server(self, choice: Choice) -> None:
@@ -433,7 +433,7 @@ class Generation:
         """A stop token is named to the client if it asked for it; the model's own end of text is not."""
         return token if token in self.plan.sampling.stop_token_ids else None
 
-    # -- media ----------------------------------------------------------------------------------------------------------
+    # -- media -------------------------------------------------------------------------------------------------------
 
     def _encode(self, key: bytes) -> ItemEncode:
         if key not in self._encodes:

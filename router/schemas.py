@@ -292,8 +292,8 @@ def _check(request: ChatRequest, max_choices: int) -> None:
         raise Problem(400, f"min_tokens is {request.min_tokens}, over max_tokens", param="min_tokens")
     asked_for_prompt = "add_generation_prompt" in request.model_fields_set and request.add_generation_prompt
     if request.continue_final_message and asked_for_prompt:
-        message = "continue_final_message and add_generation_prompt exclude each other"
-        raise Problem(400, message, param="continue_final_message")
+        text = "continue_final_message and add_generation_prompt exclude each other"
+        raise Problem(400, text, param="continue_final_message")
     if extra := request.mm_processor_kwargs.model_extra:
         name = f"mm_processor_kwargs.{next(iter(extra))}"
         raise Problem(400, f"{name} is not supported by this server", param=name, code="unsupported_parameter")

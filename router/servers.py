@@ -87,15 +87,15 @@ class Server:
                     self.channel = channel
                     await self._watch(channel)
             except (EPDError, grpc.aio.AioRpcError) as error:
-                reason = error.message if isinstance(error, EPDError) else from_rpc_error(error, str(self)).message
-                self._report(reason)
+                failure = error if isinstance(error, EPDError) else from_rpc_error(error, str(self))
+                self._report(failure.message, refused=isinstance(failure, ModelMismatchError))
             finally:
                 self.channel = None
                 self.info = None
                 await self._disconnected()
             await asyncio.sleep(self._interval)
 
-    # -- what the roles do differently ----------------------------------------------------------------------------------
+    # -- what the roles do differently -------------------------------------------------------------------------------
 
     def _busy(self) -> bool:
         return self.streams > 0
@@ -116,7 +116,7 @@ class Server:
         """Between two looks."""
         await asyncio.sleep(self._interval)
 
-    # -- looking --------------------------------------------------------------------------------------------------------
+    # -- looking -----------------------------------------------------------------------------------------------------
 
     async def _watch(self, channel: grpc.aio.Channel) -> None:
         """Looks until the server is lost, which is the error that it raises."""
@@ -165,12 +165,16 @@ class Server:
                 raise UnavailableError(f"{self} says that it is not serving")
             await self._pause()
 
-    def _report(self, trouble: str) -> None:
+    def _report(self, trouble: str, *, refused: bool = False) -> None:
         if trouble != self.trouble:
-            if trouble:
-                log.warning("%s", trouble)
-            else:
+            if not trouble:
                 log.info("%s is ready", self)
+            elif refused:
+                log.error("%s: it is not used", trouble)
+            elif self.trouble:
+                log.info("%s", trouble)  # it has not been ready yet
+            else:
+                log.warning("%s", trouble)
         self.trouble = trouble
 
 
@@ -179,11 +183,17 @@ class EncodeServer(Server):
 
     async def _model_info(self, channel: grpc.aio.Channel) -> common_pb2.ModelInfo:
         stub = encode_pb2_grpc.EncodeServiceStub(channel)
-        return await stub.GetModelInfo(common_pb2.GetModelInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
+        info: common_pb2.ModelInfo = await stub.GetModelInfo(
+            common_pb2.GetModelInfoRequest(), timeout=_ANSWER_TIMEOUT_S
+        )
+        return info
 
     async def _server_info(self, channel: grpc.aio.Channel) -> common_pb2.ServerInfo:
         stub = encode_pb2_grpc.EncodeServiceStub(channel)
-        return await stub.GetServerInfo(common_pb2.GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
+        info: common_pb2.ServerInfo = await stub.GetServerInfo(
+            common_pb2.GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S
+        )
+        return info
 
 
 class LanguageServer(Server):
@@ -217,11 +227,17 @@ class LanguageServer(Server):
 
     async def _model_info(self, channel: grpc.aio.Channel) -> common_pb2.ModelInfo:
         stub = language_pb2_grpc.LanguageServiceStub(channel)
-        return await stub.GetModelInfo(common_pb2.GetModelInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
+        info: common_pb2.ModelInfo = await stub.GetModelInfo(
+            common_pb2.GetModelInfoRequest(), timeout=_ANSWER_TIMEOUT_S
+        )
+        return info
 
     async def _server_info(self, channel: grpc.aio.Channel) -> common_pb2.ServerInfo:
         stub = language_pb2_grpc.LanguageServiceStub(channel)
-        return await stub.GetServerInfo(common_pb2.GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
+        info: common_pb2.ServerInfo = await stub.GetServerInfo(
+            common_pb2.GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S
+        )
+        return info
 
     async def _connected(self, channel: grpc.aio.Channel) -> None:
         stub = language_pb2_grpc.LanguageServiceStub(channel)
@@ -237,7 +253,8 @@ class LanguageServer(Server):
     async def _pause(self) -> None:
         """Ends early when the session breaks: its requests are waiting for another server."""
         if self._session_task is None:
-            return await super()._pause()
+            await super()._pause()
+            return
         await asyncio.wait([self._session_task], timeout=self._interval)
         if self._session_task.done():
             raise UnavailableError(f"{self}: the session broke")

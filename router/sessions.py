@@ -11,7 +11,6 @@ import grpc
 
 from common.errors import EPDError, UnavailableError, from_rpc_error
 from common.pb import common_pb2, language_pb2, language_pb2_grpc
-from router.mailbox import Mailbox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +30,11 @@ SessionMessage = (
     | SessionLost
 )
 
+Post = Callable[[SessionMessage], None]
+
 
 class LanguageSession:
-    """Sends requests to one server and sorts what comes back into the mailboxes of their owners.
+    """Sends requests to one server and sorts what comes back to their owners.
 
     Args:
         stub: of the server's channel.
@@ -53,35 +54,37 @@ class LanguageSession:
         self._peer = peer
         self._handles = handles
         self._on_load = on_load
-        self._mailboxes: dict[int, Mailbox[SessionMessage]] = {}
+        self._posts: dict[int, Post] = {}
         self._commands: asyncio.Queue[language_pb2.SessionCommand] = asyncio.Queue()
         self.broken = False
         self.draining = False
 
     def __len__(self) -> int:
         """Requests in progress."""
-        return len(self._mailboxes)
+        return len(self._posts)
 
-    def submit(self, generate: language_pb2.Generate, mailbox: Mailbox[SessionMessage]) -> int:
-        """Sends `generate`, whose handle is set and returned. What happens to it arrives in `mailbox`; the last message
-        is a `Finished` or a `SessionLost`."""
+    def submit(self, generate: language_pb2.Generate, post: Post) -> int:
+        """Sends `generate`, whose handle is set and returned.
+
+        What happens to it is told to `post`; last a `Finished` or a `SessionLost`.
+        """
         generate.handle = next(self._handles)
         if self.broken:
-            mailbox.post(SessionLost(handle=generate.handle, error=UnavailableError(f"{self._peer} is gone")))
+            post(SessionLost(handle=generate.handle, error=UnavailableError(f"{self._peer} is gone")))
         else:
-            self._mailboxes[generate.handle] = mailbox
+            self._posts[generate.handle] = post
             self._commands.put_nowait(language_pb2.SessionCommand(generate=generate))
         return generate.handle
 
     def abort(self, handle: int, reason: str) -> None:
-        """Ends a request if it still runs; its mailbox gets nothing more."""
-        if self._mailboxes.pop(handle, None) is not None and not self.broken:
+        """Ends a request if it still runs; its owner hears nothing more."""
+        if self._posts.pop(handle, None) is not None and not self.broken:
             command = language_pb2.SessionCommand(abort=language_pb2.Abort(handle=handle, reason=reason))
             self._commands.put_nowait(command)
 
     def grant_lost(self, handle: int, key: bytes, grant_id: bytes) -> None:
         """Nobody will use this grant: the encode server that had it is gone. A new `Need` follows."""
-        if handle in self._mailboxes:
+        if handle in self._posts:
             lost = language_pb2.GrantLost(handle=handle, key=key, grant_id=grant_id)
             self._commands.put_nowait(language_pb2.SessionCommand(grant_lost=lost))
 
@@ -99,9 +102,9 @@ class LanguageSession:
             self.broken = True
             writer.cancel()
             call.cancel()
-            for handle, mailbox in self._mailboxes.items():
-                mailbox.post(SessionLost(handle=handle, error=error))
-            self._mailboxes.clear()
+            for handle, post in self._posts.items():
+                post(SessionLost(handle=handle, error=error))
+            self._posts.clear()
 
     async def _write(
         self, call: grpc.aio.StreamStreamCall[language_pb2.SessionCommand, language_pb2.SessionEvent]
@@ -115,14 +118,14 @@ class LanguageSession:
     def _dispatch(self, event: language_pb2.SessionEvent) -> None:
         if event.HasField("load"):
             self._on_load(event.load)
-        mailboxes = self._mailboxes
-        # A request that was aborted meanwhile has no mailbox: what still comes for it concerns nobody.
+        posts = self._posts
+        # What still comes for a request that was aborted meanwhile concerns nobody.
         for messages in (event.admitted, event.needs, event.received, event.outputs):
             for message in messages:
-                if (mailbox := mailboxes.get(message.handle)) is not None:
-                    mailbox.post(message)
+                if (post := posts.get(message.handle)) is not None:
+                    post(message)
         for finished in event.finished:
             if finished.error.code == common_pb2.Error.MOVED:
                 self.draining = True
-            if (mailbox := mailboxes.pop(finished.handle, None)) is not None:
-                mailbox.post(finished)
+            if (post := posts.pop(finished.handle, None)) is not None:
+                post(finished)

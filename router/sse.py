@@ -53,7 +53,8 @@ class ChatChunks:
         timings: Mapping[str, float] | None = None,
     ) -> bytes:
         """The last chunk of a choice."""
-        choice = f'{{"index":{index},"delta":{{}},"logprobs":null,"finish_reason":{_quote(reason)},"stop_reason":{_quote(stop_reason)}}}'
+        end = f'"finish_reason":{_quote(reason)},"stop_reason":{_quote(stop_reason)}'
+        choice = f'{{"index":{index},"delta":{{}},"logprobs":null,{end}}}'
         return self._chunk(choice, usage, timings)
 
     def usage(self, usage: Mapping[str, Any], *, timings: Mapping[str, float] | None = None) -> bytes:

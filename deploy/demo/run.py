@@ -186,7 +186,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="end after the answer")
     parser.add_argument("--fake", action="store_true", help="with servers that need no weights and no torch")
     arguments = parser.parse_args()
-    setup_logging("demo", "warning")
+    setup_logging("demo", "error")
     return asyncio.run(demo(arguments.once, arguments.fake))
 
 

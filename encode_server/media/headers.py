@@ -18,6 +18,8 @@ _ORIENTATION_TAG = 0x0112
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+# Segments or chunks that are looked at: 256 MiB of empty ones would take half a minute.
+_MOST_SEGMENTS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +85,12 @@ def _jpeg(data: bytes) -> ImageHeader:
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of each segment's content, up to the first scan."""
     offset = 2
-    while offset < len(data):
-        if data[offset] != 0xFF:  # filling between segments
-            offset += 1
-            continue
+    for _ in range(_MOST_SEGMENTS):
+        offset = data.find(b"\xff", offset)
+        if offset < 0:
+            return
         marker = data[offset + 1]
-        if marker == 0xFF:
+        if marker == 0xFF:  # filling
             offset += 1
         elif marker == 0 or marker in _WITHOUT_LENGTH:
             offset += 2
@@ -104,14 +106,8 @@ def _png(data: bytes) -> ImageHeader:
     if data[12:16] != b"IHDR":
         raise BadMediaError("the PNG image does not begin with its header")
     width, height = struct.unpack_from(">II", data, 16)
-    orientation, offset = 1, 8
-    while offset + 8 <= len(data):  # eXIf may stand behind the pixels
-        length, name = struct.unpack_from(">I4s", data, offset)
-        if name == b"eXIf":
-            orientation = _orientation(data[offset + 8 : offset + 8 + length])
-            break
-        offset += 12 + length
-    return ImageHeader(kind="PNG", width=width, height=height, orientation=orientation)
+    exif = _png_chunk(data, b"eXIf")  # may stand behind the pixels
+    return ImageHeader(kind="PNG", width=width, height=height, orientation=_orientation(exif))
 
 
 def _webp(data: bytes) -> ImageHeader:
@@ -127,14 +123,34 @@ def _webp(data: bytes) -> ImageHeader:
     # extended: 24 bits each of size - 1, then more chunks
     canvas = struct.unpack_from("<HBHB", data, 24)
     width, height = canvas[0] + (canvas[1] << 16) + 1, canvas[2] + (canvas[3] << 16) + 1
-    orientation, offset = 1, 12
-    while offset + 8 <= len(data):
-        chunk, length = struct.unpack_from("<4sI", data, offset)
-        if chunk == b"EXIF":
-            orientation = _orientation(data[offset + 8 : offset + 8 + length].removeprefix(b"Exif\0\0"))
+    exif = _webp_chunk(data, b"EXIF").removeprefix(b"Exif\0\0")
+    return ImageHeader(kind="WEBP", width=width, height=height, orientation=_orientation(exif))
+
+
+def _png_chunk(data: bytes, name: bytes) -> bytes:
+    """Content of the first chunk of that name; empty if there is none."""
+    offset = 8
+    for _ in range(_MOST_SEGMENTS):
+        if offset + 8 > len(data):
             break
-        offset += 8 + length + length % 2
-    return ImageHeader(kind="WEBP", width=width, height=height, orientation=orientation)
+        length, found = struct.unpack_from(">I4s", data, offset)
+        if found == name:
+            return data[offset + 8 : offset + 8 + length]
+        offset += 12 + length  # with the checksum
+    return b""
+
+
+def _webp_chunk(data: bytes, name: bytes) -> bytes:
+    """Likewise."""
+    offset = 12
+    for _ in range(_MOST_SEGMENTS):
+        if offset + 8 > len(data):
+            break
+        found, length = struct.unpack_from("<4sI", data, offset)
+        if found == name:
+            return data[offset + 8 : offset + 8 + length]
+        offset += 8 + length + length % 2  # padded
+    return b""
 
 
 def _orientation(exif: bytes) -> int:

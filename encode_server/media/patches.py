@@ -3,11 +3,13 @@
 Legend: F frames, H W pixels, N patches, C channels, T P P the extent of a patch in frames and pixels.
 
 Published Qwen3-VL checkpoints name torchvision's processor, which is what their users get, and whose resize is torch's
-own bicubic one on uint8. That is called here in the same way, so the values are the same bits. The Pillow processor that
-`transformers` falls back to without torchvision differs from both in under 1 % of the values, by a step or two of 1/255.
+own bicubic one on uint8. It is called here in the same way, so the values are the same bits. The Pillow processor that
+`transformers` falls back to without torchvision differs from both in under 1 % of values, by one or two of 255 steps.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -27,34 +29,38 @@ def resize(frame_HWC: npt.NDArray[np.uint8], height: int, width: int) -> torch.T
     ).squeeze(0)
 
 
-def patchify(frames_FCHW: torch.Tensor, rules: PatchRules, out: torch.Tensor | None = None) -> torch.Tensor:
-    """`[N, C*T*P*P]` float32 of uint8 frames whose sides are multiples of `rules.factor`.
+def patchify(
+    frames_FCHW: torch.Tensor,
+    rules: PatchRules,
+    *,
+    dtype: torch.dtype = torch.float32,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`[N, C*T*P*P]` of uint8 frames whose sides are multiples of `rules.factor`.
 
     Patches of one merged token follow each other. Frames that are missing in the last temporal patch repeat the last
-    one; so an image, one frame, fills its patches with itself. `out` is a buffer to write to instead of a new one.
+    one; so an image, one frame, fills its patches with itself. Computed in float32, then rounded to `dtype`, or to that
+    of `out`: a buffer to write to, which spares the page faults of a new one.
     """
     frames, channels, height, width = frames_FCHW.shape
     merge, size, depth = rules.merge_size, rules.patch_size, rules.temporal_patch_size
     assert height % rules.factor == 0, f"{height} rows of pixels are no multiple of {rules.factor}"
     assert width % rules.factor == 0, f"{width} columns of pixels are no multiple of {rules.factor}"
-    if missing := -frames % depth:
-        last = frames_FCHW[-1:]
-        frames_FCHW = (
-            last.expand(depth, -1, -1, -1)  # copies nothing
-            if frames == 1
-            else torch.cat((frames_FCHW, last.expand(missing, -1, -1, -1)))
-        )
-    t, h, w = (frames + missing) // depth, height // rules.factor, width // rules.factor
-    patches = frames_FCHW.view(t, depth, channels, h, merge, size, w, merge, size)
-    patches = patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)  # t, h, w, merge, merge, C, T, P, P
-    count = patches[..., 0, 0, 0, 0].numel()
+    t, h, w = math.ceil(frames / depth), height // rules.factor, width // rules.factor
+    shape = (t * h * w * merge**2, rules.patch_dim)
     if out is None:
-        out = torch.empty(count, rules.patch_dim)
-    assert out.shape == (count, rules.patch_dim), f"the buffer is {tuple(out.shape)}, not {(count, rules.patch_dim)}"
-    out.view(patches.shape).copy_(patches)
-    # the reference folds the rescaling into mean and deviation, in float32; so the bits are the same
+        out = torch.empty(shape, dtype=dtype)
+    assert out.shape == shape, f"the buffer is {tuple(out.shape)}, not {shape}"
+    # the reference folds the rescaling into mean and deviation, in float32 and by this product: the same bits
     scale = 1.0 / rules.rescale_factor
-    by_channel = out.view(count, channels, -1)
-    by_channel.sub_((torch.tensor(rules.mean) * scale)[:, None])
-    by_channel.div_((torch.tensor(rules.std) * scale)[:, None])
+    mean_C11, std_C11 = (torch.tensor(values)[:, None, None] * scale for values in (rules.mean, rules.std))
+    by_depth = out.view(t, h, w, merge, merge, channels, depth, size, size)
+    for group, patches in zip(torch.split(frames_FCHW, depth), by_depth, strict=True):
+        pixels = group.float().sub_(mean_C11).div_(std_C11).to(out.dtype)
+        if len(pixels) == 1:
+            pixels = pixels.expand(depth, -1, -1, -1)  # copies nothing
+        elif missing := depth - len(pixels):
+            pixels = torch.cat((pixels, pixels[-1:].expand(missing, -1, -1, -1)))
+        cut = pixels.view(depth, channels, h, merge, size, w, merge, size)
+        patches.copy_(cut.permute(2, 5, 3, 6, 1, 0, 4, 7))
     return out

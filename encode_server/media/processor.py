@@ -85,10 +85,12 @@ class MediaProcessor:
         self,
         plan: MediaPlan,
         parts: Sequence[bytes],
+        *,
+        dtype: torch.dtype = torch.float32,
         out: torch.Tensor | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> torch.Tensor:
-        """`plan.patch_shape` float32, in `out` where it is given; takes milliseconds to minutes.
+        """`plan.patch_shape` in `dtype`, or in `out` where that is given; takes milliseconds to minutes.
 
         Raises:
             BadMediaError: the media turn out to be broken.
@@ -97,7 +99,7 @@ class MediaProcessor:
         height, width = plan.size
         if plan.kind == pb.IMAGE:
             frames = resize(decode_image(parts[0], self.limits), height, width)[None]
-            return patchify(frames, plan.rules, out)
+            return patchify(frames, plan.rules, dtype=dtype, out=out)
         # only what the model sees is kept: frames shrink before the next one is decoded
         count = len(plan.indices) if plan.kind == pb.VIDEO else len(parts)
         frames = torch.empty(count, len(plan.rules.mean), height, width, dtype=torch.uint8)
@@ -109,7 +111,7 @@ class MediaProcessor:
                 if is_cancelled():
                     raise CancelledError("the frames are no longer wanted")
                 frames[index] = resize(decode_image(part, self.limits), height, width)
-        return patchify(frames, plan.rules, out)
+        return patchify(frames, plan.rules, dtype=dtype, out=out)
 
     def _rules(self, kind: pb.MediaKind, options: MediaOptions) -> ImageRules | VideoRules:
         rules = self.rules.image if kind == pb.IMAGE else self.rules.video

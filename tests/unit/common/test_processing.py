@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,3 +172,12 @@ class TestOptions:
         assert MediaOptions.from_wire(pb.MediaOptions(max_pixels=5, fps=1.5)) == MediaOptions(max_pixels=5, fps=1.5)
         with pytest.raises(ValueError, match="max_pixels"):  # given, and zero: not the same as absent
             MediaOptions.from_wire(pb.MediaOptions(max_pixels=0))
+
+
+def test_it_needs_neither_torch_nor_numpy_nor_pillow() -> None:
+    """The router and the fakes run without them."""
+    modules = "common.processing, common.processor_config, encode_server.media.headers, encode_server.media.limits"
+    heavy = ("torch", "numpy", "PIL", "av")
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in {heavy}))"
+    root = Path(__file__).parents[3]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

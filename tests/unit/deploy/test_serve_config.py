@@ -43,3 +43,18 @@ def test_what_can_not_be_placed_is_refused(line: str, message: str) -> None:
 
 def test_fakes_need_no_model() -> None:
     assert serve("--fake").model is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--fake", "--fake makes no sense with --colocated"),
+        ("--model m --transport zmq", "--transport makes no sense with --colocated"),
+        ("--model m --encoders 2", "one encode and one language server"),
+        ("--model m --language-devices a b", "one encode and one language server"),
+    ],
+)
+def test_colocated_is_one_of_each_without_a_wire(line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        serve(f"--colocated {line}")
+    assert serve("--colocated --model m --encode-devices a --language-devices b").colocated

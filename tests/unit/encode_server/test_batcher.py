@@ -66,8 +66,7 @@ def test_a_video_is_cut_between_temporal_patches_and_others_get_in_between() -> 
     video = job("video", (7, 4, 4))
     batcher.put(video)
     batcher.put(job("image"))
-    batches = [batcher.take() for _ in range(4)]
-    assert [names(batch) for batch in batches] == [["video", "image"], ["video"], ["video"]] + [["video"]] * 1 or True
+    assert [names(batcher.take()) for _ in range(3)] == [["video", "image"], ["video"], ["video"]]
     pieces = list(cut(video, 48))
     assert [(piece.start, piece.stop) for piece in pieces] == [(0, 2), (2, 4), (4, 7)]
     assert torch.equal(torch.cat([piece.pixels for piece in pieces]), video.pixels)

@@ -87,3 +87,21 @@ def test_cut_off_anywhere_in_the_header(kind: str) -> None:
 def test_what_is_not_an_image(data: bytes, message: str) -> None:
     with pytest.raises(BadMediaError, match=message):
         read_header(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8\xff" + b"\xff" * (8 << 20),
+        b"\xff\xd8\xff\xe0" + b"\0" * (8 << 20),
+        b"\xff\xd8" + b"\xff\xe0\0\2" * (2 << 20),
+    ],
+)
+def test_endless_headers_are_given_up(data: bytes) -> None:
+    with pytest.raises(BadMediaError, match="cut off"):
+        read_header(data)
+
+
+def test_the_search_for_an_orientation_is_given_up() -> None:
+    many = encode("PNG")[:33] + (bytes(4) + b"teXt" + bytes(4)) * 700_000
+    assert read_header(many + encode("PNG", exif=exif(6))[33:]).orientation == 1

@@ -78,3 +78,8 @@ def test_into_a_buffer() -> None:
     assert torch.equal(buffer[2:18], patchify(pixels, RULES))
     assert buffer[:2].isnan().all()
     assert buffer[18:].isnan().all()
+
+
+def test_in_another_dtype() -> None:
+    pixels = resize(picture("dtype", 50, 70), 64, 64)[None]
+    assert torch.equal(patchify(pixels, RULES, dtype=torch.bfloat16), patchify(pixels, RULES).bfloat16())

@@ -81,7 +81,7 @@ def test_into_a_buffer() -> None:
     parts = [png(64, 128)]
     plan = PROCESSOR.plan(pb.IMAGE, parts, NONE)
     buffer = torch.empty(plan.patch_shape)
-    assert PROCESSOR.patches(plan, parts, buffer) is buffer
+    assert PROCESSOR.patches(plan, parts, out=buffer) is buffer
     assert torch.equal(buffer, PROCESSOR.patches(plan, parts))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Everything but weights that changes what the model says.
-CONFIG_FILES = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+CONFIG_FILES = ("config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 # What the router needs to talk to the model; sent by GetModelFiles.
 ROUTER_FILES = (
     *CONFIG_FILES,

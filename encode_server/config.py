@@ -46,6 +46,11 @@ class EncodeConfig(CommonOptions):
         for name in ("max_batch_patches", "max_waiting_items", "max_waiting_bytes", "max_item_bytes", "stall_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
+        if self.max_item_bytes > self.max_waiting_bytes:
+            raise ValueError(
+                f"--max-item-bytes {self.max_item_bytes} is over --max-waiting-bytes {self.max_waiting_bytes}:"
+                " such an item could never be taken"
+            )
         for name in ("preprocess_threads", "drain_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")

@@ -48,6 +48,50 @@ log = logging.getLogger(__name__)
 SERVICE = "epd.v1.EncodeService"
 
 
+class EncodeService(encode_pb2_grpc.EncodeServiceServicer):
+    """gRPC's side of it; see proto/encode.proto.
+
+    Args:
+        info: of the model; streams for one with another fingerprint are refused.
+        boot_id: of this process.
+        max_item_bytes: media bytes of one item.
+    """
+
+    def __init__(
+        self,
+        engine: EncodeEngine,
+        shipper: Shipper,
+        metrics: EncodeMetrics,
+        *,
+        info: common_pb2.ModelInfo,
+        boot_id: bytes,
+        max_item_bytes: int,
+    ) -> None:
+        self._engine = engine
+        self._shipper = shipper
+        self._metrics = metrics
+        self._info = info
+        self._boot_id = boot_id
+        self._max_item_bytes = max_item_bytes
+
+    async def Encode(self, _: object, context: Context) -> None:
+        stream = EncodeStream(
+            context,
+            self._engine,
+            self._shipper,
+            self._metrics,
+            fingerprint=self._info.fingerprint,
+            max_item_bytes=self._max_item_bytes,
+        )
+        await stream.run()
+
+    async def GetModelInfo(self, request: common_pb2.GetModelInfoRequest, context: object) -> common_pb2.ModelInfo:
+        return self._info
+
+    async def GetServerInfo(self, request: common_pb2.GetServerInfoRequest, context: object) -> common_pb2.ServerInfo:
+        return common_pb2.ServerInfo(version=__version__, boot_id=self._boot_id, load=self._engine.load())
+
+
 class EncodeServer:
     """One encode server from `start` to `stop`.
 
@@ -61,7 +105,6 @@ class EncodeServer:
         self._config = config
         self._on_failure = on_failure
         self._hub = hub
-        self._boot_id = secrets.token_bytes(16)
         self.metrics = EncodeMetrics()
         self.addresses: dict[str, str] = {}
 
@@ -74,7 +117,6 @@ class EncodeServer:
         config = self._config
         self._server = rpc.server()
         self._health = rpc.HealthReporter(self._server, [SERVICE])
-        encode_pb2_grpc.add_EncodeServiceServicer_to_server(_Servicer(self), self._server)
         port = rpc.add_port(self._server, config.listen)  # first, so that a taken port doesn't cost a loaded model
         await asyncio.to_thread(self._load)
         self.engine = EncodeEngine(
@@ -87,7 +129,15 @@ class EncodeServer:
             max_waiting_bytes=config.max_waiting_bytes,
         )
         self._senders = _senders(config, self._hub)
-        self._shipper = Shipper(self.engine, self._senders, self.metrics, levels=config.ship_levels)
+        service = EncodeService(
+            self.engine,
+            Shipper(self.engine, self._senders, self.metrics, levels=config.ship_levels),
+            self.metrics,
+            info=self.info,
+            boot_id=secrets.token_bytes(16),
+            max_item_bytes=config.max_item_bytes,
+        )
+        encode_pb2_grpc.add_EncodeServiceServicer_to_server(service, self._server)
         await self.engine.start()
         self._stop_metrics = None
         self.addresses["grpc"] = join(split_address(config.listen)[0], port)
@@ -108,19 +158,6 @@ class EncodeServer:
         await self.engine.stop()
         if self._stop_metrics is not None:
             self._stop_metrics()
-
-    def stream(self, context: Context) -> EncodeStream:
-        return EncodeStream(
-            context,
-            self.engine,
-            self._shipper,
-            self.metrics,
-            fingerprint=self.info.fingerprint,
-            max_item_bytes=self._config.max_item_bytes,
-        )
-
-    def server_info(self) -> common_pb2.ServerInfo:
-        return common_pb2.ServerInfo(version=__version__, boot_id=self._boot_id, load=self.engine.load())
 
     def _load(self) -> None:
         """Resolves, checks and loads the checkpoint. Blocks."""
@@ -158,22 +195,6 @@ class EncodeServer:
                 await self._health.set(serving)
         await self._health.set(False)
         self._on_failure.set_result("the vision tower or its device failed")
-
-
-class _Servicer(encode_pb2_grpc.EncodeServiceServicer):
-    """gRPC's side of it; see proto/encode.proto."""
-
-    def __init__(self, server: EncodeServer) -> None:
-        self._server = server
-
-    async def Encode(self, _: object, context: Context) -> None:
-        await self._server.stream(context).run()
-
-    async def GetModelInfo(self, request: common_pb2.GetModelInfoRequest, context: object) -> common_pb2.ModelInfo:
-        return self._server.info
-
-    async def GetServerInfo(self, request: common_pb2.GetServerInfoRequest, context: object) -> common_pb2.ServerInfo:
-        return self._server.server_info()
 
 
 async def serve(config: EncodeConfig) -> int:

@@ -12,11 +12,11 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 
 from common import __version__, rpc
-from common.config import describe
 from common.embeddings import EmbeddingLayout
 from common.errors import EPDError, MovedError, UnavailableError
 from common.hub import is_vision_tensor, resolve_model
@@ -104,6 +104,7 @@ class LanguageServer:
 
         self.info = await self._engine.start()
         self.info.fingerprint = fingerprint
+        self.info.name = Path(config.model).name
         outside = advertised(config.listen, _host(config.data_advertise), port)
         grpc_receiver.advertise(outside)
         for receiver in self._receivers:
@@ -242,7 +243,6 @@ class _Servicer(language_pb2_grpc.LanguageServiceServicer):
 
 async def serve(config: LanguageConfig) -> int:
     """Runs a language server until SIGTERM, or until its engine fails; the process's exit status."""
-    log.info("options: %s", describe(config))
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     with Shutdown() as shutdown:
         failure.add_done_callback(lambda reason: shutdown.request(reason.result()))

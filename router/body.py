@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -14,10 +15,11 @@ from router.budget import Hold
 from router.problems import Problem
 
 _THREAD_BYTES = 1 << 20  # from here on parsing leaves the event loop
+_DISCARD_S = 2.0
 
 
-async def read_json(receive: Receive, headers: Mapping[str, str], *, limit: int, hold: Hold) -> Any:
-    """The parsed body, of at most `limit` bytes, which are added to `hold`.
+async def read_body(receive: Receive, headers: Mapping[str, str], *, limit: int, hold: Hold) -> bytearray:
+    """The body, of at most `limit` bytes, which are added to `hold`.
 
     Raises:
         Problem: 400, 413 or 415, by what is wrong.
@@ -41,12 +43,26 @@ async def read_json(receive: Receive, headers: Mapping[str, str], *, limit: int,
         hold.add(len(chunk))
         body += chunk
         if not message.get("more_body", False):
-            break
-    return await asyncio.to_thread(parse_json, body) if len(body) >= _THREAD_BYTES else parse_json(body)
+            return body
 
 
-def parse_json(body: bytes | bytearray) -> Any:
+async def discard(receive: Receive) -> None:
+    """Reads the rest of a body that was refused, for a moment.
+
+    Most clients look for an answer only after they have sent everything, and lose it if the connection is closed before.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                pass
+
+
+async def parse_json(body: bytes | bytearray) -> Any:
     """Strict JSON (RFC 8259). Raises Problem (400)."""
+    return await asyncio.to_thread(_parse, body) if len(body) >= _THREAD_BYTES else _parse(body)
+
+
+def _parse(body: bytes | bytearray) -> Any:
     try:
         return json.loads(body.decode(), parse_constant=_refuse)
     except UnicodeDecodeError:

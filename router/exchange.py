@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from common.errors import EPDError, OverloadedError, UnavailableError
 from router import sse
 from router.auth import Keys
-from router.body import read_json
+from router.body import discard, parse_json, read_body
 from router.budget import ByteBudget, Hold
 from router.config import RouterConfig
 from router.dispatcher import Dispatcher
@@ -111,6 +111,7 @@ class ChatExchange(Response):
         self._id = request_id
         self._began = time.monotonic()
         self._generation: Generation | None = None
+        self._body_read = False
         self._sent_head = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,12 +120,12 @@ class ChatExchange(Response):
             async with AsyncExitStack() as stack:
                 status = await self._serve(stack, receive, send)
         except Problem as problem:
-            status = await self._fail(problem, send)
+            status = await self._fail(problem, receive, send)
         except (EPDError, ItemError) as error:
-            status = await self._fail(problem_of(error), send)
+            status = await self._fail(problem_of(error), receive, send)
         except Exception:  # a process boundary: a fault of ours ends this request only
             log.exception("unexpected error", extra={"request_id": self._id})
-            status = await self._fail(Problem(500, "the server failed to answer this request"), send)
+            status = await self._fail(Problem(500, "the server failed to answer this request"), receive, send)
         finally:
             self._report(status)
 
@@ -134,8 +135,9 @@ class ChatExchange(Response):
         stack.enter_context(services.gate.enter())
         hold = Hold(services.budget)
         stack.callback(hold.release)
-        body = await read_json(receive, self._request.headers, limit=services.config.max_body_bytes, hold=hold)
-        parsed = parse_chat_request(body, max_choices=services.config.max_choices)
+        body = await read_body(receive, self._request.headers, limit=services.config.max_body_bytes, hold=hold)
+        self._body_read = True
+        parsed = parse_chat_request(await parse_json(body), max_choices=services.config.max_choices)
         del body
         names = services.model_names
         if parsed.request.model is not None and names and parsed.request.model not in names:
@@ -170,15 +172,15 @@ class ChatExchange(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return 200
 
-    async def _fail(self, problem: Problem, send: Send) -> int:
+    async def _fail(self, problem: Problem, receive: Receive, send: Send) -> int:
         if problem.status == 499:
             return 499  # nobody is there to hear it
         if self._sent_head:
             await send({"type": "http.response.body", "body": sse.error_event(problem.body()), "more_body": False})
         else:
+            if not self._body_read:
+                await discard(receive)
             headers = {**problem.headers, "content-type": "application/json"}
-            if problem.status in (400, 413):
-                headers["connection"] = "close"  # the rest of the body may never be read
             await _respond(send, problem.status, headers, problem.body())
         if problem.status >= 429:
             log.warning("%d %s", problem.status, problem.message, extra={"request_id": self._id})

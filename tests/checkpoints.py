@@ -54,7 +54,6 @@ _MOE: dict[str, Any] = {
     "decoder_sparse_step": 1,
 }
 _ROPE = {"rope_type": "default", "rope_theta": 5000000.0}
-_MROPE = {**_ROPE, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
 _VISION: dict[str, Any] = {
     "depth": 6,
     "hidden_size": 48,
@@ -169,9 +168,15 @@ def make_model(
     elif kind == "text_dense":
         model = Qwen3ForCausalLM(Qwen3Config(**text_config, rope_parameters=dict(_ROPE)))
     else:
+        frequencies = text_config["head_dim"] // 2
+        third = frequencies // 3
+        section = [frequencies - 2 * third, third, third]
         config_class = Qwen3VLMoeConfig if kind == "moe" else Qwen3VLConfig
         config = config_class(
-            text_config={**text_config, "rope_parameters": dict(_MROPE)},
+            text_config={
+                **text_config,
+                "rope_parameters": {**_ROPE, "mrope_section": section, "mrope_interleaved": True},
+            },
             vision_config={**_VISION, "initializer_range": _VISION_STD, **(vision or {})},
             image_token_id=vocabulary.image,
             video_token_id=vocabulary.video,

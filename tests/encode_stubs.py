@@ -32,6 +32,7 @@ POISON = -1.0  # a value that the tower can't take
 UNREADABLE, UNDECODABLE, BUGGY = -2.0, -3.0, -4.0  # values whose header, or whose pixels, are bad; or hit a mistake
 WAIT = 10.0  # seconds after which a test has failed
 
+_CHECK = [(1, 16, 16)]  # what `Encoder.check` runs; it is neither recorded nor stopped
 _RULES = read_rules(Path(__file__).parent.parent / "deploy" / "demo" / "model").image
 
 
@@ -57,10 +58,11 @@ class StubTower:
         grids = [tuple(grid) for grid in grid_thw.tolist()]
         sizes = [t * h * w for t, h, w in grids]
         assert sum(sizes) == len(pixel_values)
-        self.batches.append(grids)
-        self.values.append([float(part[0, 0]) for part in pixel_values.split(sizes)])
-        self.entered.release()
-        assert self.gate.wait(WAIT)
+        if grids != _CHECK:
+            self.batches.append(grids)
+            self.values.append([float(part[0, 0]) for part in pixel_values.split(sizes)])
+            self.entered.release()
+            assert self.gate.wait(WAIT)
         if self.broken or (pixel_values == POISON).any():
             raise RuntimeError("a device error")
         main = pixel_values.view(-1, MERGE * MERGE * PATCH_DIM).mean(1, keepdim=True).expand(-1, HIDDEN)

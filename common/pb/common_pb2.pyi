@@ -110,7 +110,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("fingerprint", "architecture", "hidden", "levels", "dtype", "protocol", "merge_size", "vision", "max_model_len", "max_item_rows", "vocab_size", "processor_version", "fake")
+    __slots__ = ("fingerprint", "architecture", "hidden", "levels", "dtype", "protocol", "merge_size", "vision", "max_model_len", "max_item_rows", "vocab_size", "name", "processor_version", "fake")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +122,7 @@ class ModelInfo(_message.Message):
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
     MAX_ITEM_ROWS_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     PROCESSOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     FAKE_FIELD_NUMBER: _ClassVar[int]
     fingerprint: bytes
@@ -135,9 +136,10 @@ class ModelInfo(_message.Message):
     max_model_len: int
     max_item_rows: int
     vocab_size: int
+    name: str
     processor_version: int
     fake: bool
-    def __init__(self, fingerprint: _Optional[bytes] = ..., architecture: _Optional[str] = ..., hidden: _Optional[int] = ..., levels: _Optional[int] = ..., dtype: _Optional[_Union[DType, str]] = ..., protocol: _Optional[int] = ..., merge_size: _Optional[int] = ..., vision: bool = ..., max_model_len: _Optional[int] = ..., max_item_rows: _Optional[int] = ..., vocab_size: _Optional[int] = ..., processor_version: _Optional[int] = ..., fake: bool = ...) -> None: ...
+    def __init__(self, fingerprint: _Optional[bytes] = ..., architecture: _Optional[str] = ..., hidden: _Optional[int] = ..., levels: _Optional[int] = ..., dtype: _Optional[_Union[DType, str]] = ..., protocol: _Optional[int] = ..., merge_size: _Optional[int] = ..., vision: bool = ..., max_model_len: _Optional[int] = ..., max_item_rows: _Optional[int] = ..., vocab_size: _Optional[int] = ..., name: _Optional[str] = ..., processor_version: _Optional[int] = ..., fake: bool = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()

@@ -286,7 +286,7 @@ class EncodePeer(Peer, encode_pb2_grpc.EncodeServiceServicer):
         self.refusal: EPDError | None = None
         self.on_grant: Callable[[], Awaitable[None]] | None = None  # instead of shipping
         self.ship_fails_revoked = True
-        self.cancelled = asyncio.Event()
+        self.ended = asyncio.Event()  # any stream
 
     def add_to(self, server: grpc.aio.Server) -> None:
         encode_pb2_grpc.add_EncodeServiceServicer_to_server(self, server)
@@ -337,9 +337,10 @@ class EncodePeer(Peer, encode_pb2_grpc.EncodeServiceServicer):
                 else:
                     failed = encode_pb2.ShipFailed(grant_id=command.grant.id, revoked=self.ship_fails_revoked)
                     yield encode_pb2.EncodeEvent(ship_failed=failed)
-        except (asyncio.CancelledError, StopAsyncIteration):
-            self.cancelled.set()
-            raise asyncio.CancelledError from None
+        except StopAsyncIteration:
+            pass  # the router gave it up
+        finally:
+            self.ended.set()
 
 
 @contextlib.asynccontextmanager

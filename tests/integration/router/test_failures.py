@@ -59,10 +59,8 @@ async def test_a_language_server_dies_in_the_middle_of_a_stream() -> None:
         for peer in languages:
             peer.pace = asyncio.Semaphore(0)
         async with Stream(router) as stream:
-            first = next(peer for peer in languages if peer.served) if any(p.served for p in languages) else None
-            while first is None:
-                await asyncio.sleep(0.01)
-                first = next((peer for peer in languages if peer.served), None)
+            await router.until(lambda: any(peer.served for peer in languages))
+            (first,) = [peer for peer in languages if peer.served]
             (second,) = [peer for peer in languages if peer is not first]
             for _ in range(6):
                 first.pace.release()
@@ -85,11 +83,9 @@ async def test_two_deaths_are_enough() -> None:
             peer.pace = asyncio.Semaphore(2)
         async with Stream(router) as stream:
             for _ in range(2):
-                busy: list[LanguagePeer] = []
-                while not busy:
-                    await asyncio.sleep(0.01)
-                    busy = [peer for peer in languages if peer.served and peer.server is not None]
-                await busy[0].kill()
+                await router.until(lambda: any(peer.served and peer.server is not None for peer in languages))
+                (busy,) = [peer for peer in languages if peer.served and peer.server is not None]
+                await busy.kill()
             await stream.read()
     assert stream.response.status_code == 200
     error = stream.events[-1]["error"]
@@ -108,8 +104,7 @@ async def test_a_server_that_drains_hands_over() -> None:
             for _ in range(2):
                 (busy,) = [p for p in languages if p.served and not p.load.draining]
                 busy.move_all()
-                while not any(p.served for p in languages if not p.load.draining):
-                    await asyncio.sleep(0.01)
+                await router.until(lambda: any(p.served for p in languages if not p.load.draining))
             (last,) = [peer for peer in languages if not peer.load.draining]
             for _ in range(100):
                 last.pace.release()
@@ -241,7 +236,7 @@ async def test_servers_with_another_model_are_refused() -> None:
     narrow = common_pb2.ModelInfo()
     narrow.CopyFrom(INFO)
     narrow.dtype = common_pb2.FLOAT32
-    async with system(says("ok")) as (router, (language,), (encode,)):
+    async with system(says("ok")) as (_, (language,), (encode,)):
         strangers = [
             LanguagePeer(says("wrong"), info=other),
             EncodePeer(language.deliver, info=other),
@@ -255,24 +250,19 @@ async def test_servers_with_another_model_are_refused() -> None:
             )
             async with routing(config, until=None) as second:
                 fleet = second.services.fleet
-                await second.until(lambda: fleet.readiness().image)
-                first = fleet.model.info.fingerprint == FINGERPRINT
+                await second.until(lambda: fleet.model is not None and len(fleet.encode.servers) == 3)
+                assert fleet.model is not None
+                # Whichever language server came first decides, and all others have to agree with it.
+                right = fleet.model.info.fingerprint
                 await second.until(
-                    lambda: sum("fingerprint" in server.trouble for server in fleet.language.servers.values()) == 1
-                )
-                if first:
-                    await second.until(
-                        lambda: (
-                            sorted(
-                                server.trouble.split(" ")[3]
-                                for server in fleet.encode.servers.values()
-                                if server.trouble
-                            )
-                            == ["dtype", "holds"]
-                            or all(server.trouble for a, server in fleet.encode.servers.items() if a != encode.address)
-                        )
+                    lambda: all(
+                        server.ready or "another model" in server.trouble or "dtype" in server.trouble
+                        for server in (*fleet.language.servers.values(), *fleet.encode.servers.values())
                     )
-                    assert [server.address for server in fleet.encode.ready()] == [encode.address]
+                )
+                assert [server.info.fingerprint for server in fleet.language.ready() if server.info] == [right]
+                expected = encode.address if right == FINGERPRINT else strangers[1].address
+                assert [server.address for server in fleet.encode.ready()] == [expected]
 
 
 async def test_a_request_that_takes_too_long() -> None:

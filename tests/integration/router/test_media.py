@@ -73,12 +73,14 @@ async def test_an_unknown_size_is_asked_for_even_if_nothing_is_needed() -> None:
     """As after a restart of the router: the encode stream tells the size and is then given up."""
     async with system(says("ok")) as (router, (language,), (encode,)):
         await router.chat([image(b"cat")])
-        router.services.grids.forget(encode.opened[0].key)
+        await asyncio.wait_for(encode.ended.wait(), 5)
+        encode.ended.clear()
         encode.cached.clear()
+        router.services.grids.forget(encode.opened[0].key)
         response = await router.chat([image(b"cat")])
         assert response.status_code == 200
         assert len(encode.opened) == 2
-        await asyncio.wait_for(encode.cancelled.wait(), 5)
+        await asyncio.wait_for(encode.ended.wait(), 5)
     assert not language.served[1].grants
 
 
@@ -170,7 +172,7 @@ async def test_a_client_that_leaves_while_its_image_is_encoded() -> None:
         asking = asyncio.create_task(router.chat([image(b"cat")]))
         await asyncio.wait_for(granted.wait(), 5)
         asking.cancel()
-        await asyncio.wait_for(encode.cancelled.wait(), 5)
+        await asyncio.wait_for(encode.ended.wait(), 5)
         await asyncio.wait_for(language.served[0].aborted.wait(), 5)
         await router.until(lambda: router.metric("epd_requests_running") == 0)
         assert router.services.budget.used == 0

@@ -31,7 +31,17 @@ def test_what_serve_passes_on_is_known_to_the_role(role: str) -> None:
 def test_every_option_of_serve_reaches_somebody() -> None:
     passed_on = {name for names in PASSED_ON.values() for name in names}
     # these serve itself looks at
-    own = {"fake", "colocated", "encoders", "languages", "device", "encode_devices", "language_devices", "api_key"}
+    own = {
+        "fake",
+        "colocated",
+        "encoders",
+        "languages",
+        "device",
+        "encode_devices",
+        "language_devices",
+        "api_key",
+        "served_model_name",
+    }
     common = {option.field for option in options_of(CommonOptions)}
     assert {option.field for option in options_of(ServeConfig)} == passed_on | own | common
 

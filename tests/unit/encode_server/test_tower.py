@@ -30,9 +30,6 @@ class Rig:
 
     def start(self) -> None:
         self.tower.start()
-        self.stub.batches.clear()
-        self.stub.values.clear()
-        self.stub.entered = threading.Semaphore(0)
 
     def put(self, name: str, value: float, grid: tuple[int, int, int] = (1, 4, 4)) -> Job:
         t, h, w = grid

@@ -8,6 +8,7 @@ routers ── Encode ──► EncodeStream ──► EncodeEngine ──► to
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from typing import TYPE_CHECKING
@@ -114,10 +115,19 @@ class EncodeServer:
         Raises:
             OSError, ValueError: what can't be loaded or bound, and why.
         """
-        config = self._config
+        async with contextlib.AsyncExitStack() as cleanup:
+            await self._start(self._config, cleanup)
+            self._cleanup = cleanup.pop_all()
+
+    async def _start(self, config: EncodeConfig, cleanup: contextlib.AsyncExitStack) -> None:
+        # Ports first: a taken one should not cost a loaded model.
         self._server = rpc.server()
-        self._health = rpc.HealthReporter(self._server, [SERVICE])
-        port = rpc.add_port(self._server, config.listen)  # first, so that a taken port doesn't cost a loaded model
+        port = rpc.add_port(self._server, config.listen)
+        self.addresses["grpc"] = join(split_address(config.listen)[0], port)
+        if config.metrics_listen is not None:
+            port, stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
+            cleanup.callback(stop_metrics)
+            self.addresses["metrics"] = join(split_address(config.metrics_listen)[0], port)
         await asyncio.to_thread(self._load)
         self.engine = EncodeEngine(
             self._encoder,
@@ -128,23 +138,22 @@ class EncodeServer:
             max_waiting_items=config.max_waiting_items,
             max_waiting_bytes=config.max_waiting_bytes,
         )
-        self._senders = _senders(config, self._hub)
+        await self.engine.start()
+        cleanup.push_async_callback(self.engine.stop)
+        senders = _senders(config, self._hub)
+        cleanup.push_async_callback(senders.close)
         service = EncodeService(
             self.engine,
-            Shipper(self.engine, self._senders, self.metrics, levels=config.ship_levels),
+            Shipper(self.engine, senders, self.metrics, levels=config.ship_levels),
             self.metrics,
             info=self.info,
             boot_id=secrets.token_bytes(16),
             max_item_bytes=config.max_item_bytes,
         )
         encode_pb2_grpc.add_EncodeServiceServicer_to_server(service, self._server)
-        await self.engine.start()
-        self._stop_metrics = None
-        self.addresses["grpc"] = join(split_address(config.listen)[0], port)
-        if config.metrics_listen is not None:
-            metrics_port, self._stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
-            self.addresses["metrics"] = join(split_address(config.metrics_listen)[0], metrics_port)
+        self._health = rpc.HealthReporter(self._server, [SERVICE])
         await self._server.start()
+        cleanup.push_async_callback(self._server.stop, grace=1.0)
         await self._health.set(True)
         self._watch = asyncio.create_task(self._watch_engine())
 
@@ -153,11 +162,7 @@ class EncodeServer:
         self._watch.cancel()
         await self._health.set(False)
         await self.engine.drain(drain_seconds)
-        await self._server.stop(grace=1.0)
-        await self._senders.close()
-        await self.engine.stop()
-        if self._stop_metrics is not None:
-            self._stop_metrics()
+        await self._cleanup.aclose()
 
     def _load(self) -> None:
         """Resolves, checks and loads the checkpoint. Blocks."""

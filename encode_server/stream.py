@@ -58,27 +58,32 @@ class EncodeStream:
         self._metrics = metrics
         self._fingerprint = fingerprint
         self._max_item_bytes = max_item_bytes
-        self._writing = asyncio.Lock()
+        self._events: asyncio.Queue[encode_pb2.EncodeEvent | None] = asyncio.Queue()  # None: the last one was put
 
     async def run(self) -> None:
         """From the first command to the last event; returns only when nothing is held for the stream any more."""
+        writing = asyncio.create_task(self._write())
         try:
             await self._serve()
         except asyncio.CancelledError:
             self._metrics.requests_aborted.inc()
+            writing.cancel()
             raise
-        except Exception as error:  # noqa: BLE001  the boundary of the process: everything becomes one typed, last event
-            await self._end(error)
+        except Exception as error:  # noqa: BLE001  the boundary of the process: everything becomes one last event
+            self._fail(error)
         else:
             self._metrics.requests_finished.inc()
+        finally:
+            self._events.put_nowait(None)
+            await asyncio.gather(writing, return_exceptions=True)  # whom it can't reach any more is gone
 
-    async def _end(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         first = _first(error)
         if not isinstance(first, EPDError):
             log.error("an encode stream failed", exc_info=first)
             first = InternalError("the encode server failed on this item")
         self._metrics.requests_failed.labels(code=common_pb2.Error.Code.Name(first.code).lower()).inc()
-        await self._send(encode_pb2.EncodeEvent(error=first.to_wire()))
+        self._send(encode_pb2.EncodeEvent(error=first.to_wire()))
 
     async def _serve(self) -> None:
         command = await self._read()
@@ -98,11 +103,11 @@ class EncodeStream:
             async with asyncio.TaskGroup() as group:
                 watching = group.create_task(_until_failure(claim.item))
                 send_media = await self._engine.has_to_upload(claim)
-                await self._accept(send_media=send_media)
+                self._accept(send_media=send_media)
                 if send_media:
                     await self._engine.deliver(claim, await self._receive(opening))
                 assert claim.item.plan is not None
-                await self._send(encode_pb2.EncodeEvent(metadata=_metadata(claim.item.plan)))
+                self._send(encode_pb2.EncodeEvent(metadata=_metadata(claim.item.plan)))
                 async with asyncio.TaskGroup() as shipments:
                     async for grant in self._grants():
                         shipments.create_task(self._ship(claim, grant))
@@ -113,14 +118,14 @@ class EncodeStream:
     async def _probe(self, opening: Opening) -> None:
         """Metadata only: nothing is encoded, nothing is kept."""
         plan = self._engine.known(opening)
-        await self._accept(send_media=plan is None)
+        self._accept(send_media=plan is None)
         if plan is None:
             with self._engine.holding(opening):
                 plan = await self._engine.plan(opening, await self._receive(opening))
-        await self._send(encode_pb2.EncodeEvent(metadata=_metadata(plan)))
+        self._send(encode_pb2.EncodeEvent(metadata=_metadata(plan)))
 
     async def _ship(self, claim: Claim, grant: embedding_pb2.Grant) -> None:
-        await self._send(await self._shipper.ship(claim, grant))
+        self._send(await self._shipper.ship(claim, grant))
 
     # -- commands and events -------------------------------------------------------------------------------------------
 
@@ -157,8 +162,8 @@ class EncodeStream:
             request_id=message.request_id or f"stream {id(self)}",
         )
 
-    async def _accept(self, *, send_media: bool) -> None:
-        await self._send(encode_pb2.EncodeEvent(accepted=encode_pb2.EncodeAccepted(send_media=send_media)))
+    def _accept(self, *, send_media: bool) -> None:
+        self._send(encode_pb2.EncodeEvent(accepted=encode_pb2.EncodeAccepted(send_media=send_media)))
 
     async def _receive(self, opening: Opening) -> Sequence[bytes]:
         """The media's parts, complete and checked against their digest."""
@@ -182,9 +187,13 @@ class EncodeStream:
         command: Any = await self._context.read()
         return None if command is grpc.aio.EOF else command  # type: ignore[attr-defined]
 
-    async def _send(self, event: encode_pb2.EncodeEvent) -> None:
+    def _send(self, event: encode_pb2.EncodeEvent) -> None:
         event.load.CopyFrom(self._engine.load())
-        async with self._writing:
+        self._events.put_nowait(event)
+
+    async def _write(self) -> None:
+        """Alone writes to the stream: a write that is cancelled half-way would block all after it."""
+        while (event := await self._events.get()) is not None:
             await self._context.write(event)
 
 

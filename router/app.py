@@ -43,8 +43,8 @@ async def make_services(config: RouterConfig) -> AsyncIterator[Services]:
     metrics = RouterMetrics()
     fleet = Fleet(config)
     fetcher = Fetcher(
-        timeout=config.media_timeout_s,
-        connect_timeout=config.media_connect_timeout_s,
+        timeout=config.media_timeout_seconds,
+        connect_timeout=config.media_connect_seconds,
         concurrency=config.media_fetches,
         allowed=_any_address if config.allow_private_media else is_public,
     )
@@ -58,13 +58,12 @@ async def make_services(config: RouterConfig) -> AsyncIterator[Services]:
         grids=GridMemory(),
         gate=Gate(config.max_requests, metrics),
     )
-    watching = asyncio.create_task(fleet.run())
     try:
-        yield services
+        async with asyncio.TaskGroup() as tasks:  # should the watch fail, so does the process
+            watching = tasks.create_task(fleet.run())
+            yield services
+            watching.cancel()
     finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
         await fetcher.close()
 
 
@@ -148,7 +147,7 @@ async def serve(config: RouterConfig) -> int:
                 return 1
             log.info("finishing %d requests", services.gate.running)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(services.gate.empty(), config.drain_s)
+                await asyncio.wait_for(services.gate.empty(), config.drain_seconds)
             server.should_exit = True
             await serving
     return 0

@@ -49,7 +49,7 @@ async def read_body(receive: Receive, headers: Mapping[str, str], *, limit: int,
 async def discard(receive: Receive) -> None:
     """Reads the rest of a body that was refused, for a moment.
 
-    Most clients look for an answer only after they have sent everything, and lose it if the connection is closed before.
+    Most clients look for an answer only after they have sent everything, and lose it if the connection closes before.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DISCARD_S):

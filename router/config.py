@@ -27,25 +27,25 @@ class RouterConfig(CommonOptions):
     max_requests: int = option(1024, help="requests in progress; more are refused with 429")
     max_choices: int = option(16, help="largest n of a request")
     max_body_bytes: Size = option(256 << 20, help="largest request body")
-    request_timeout_s: float = option(1800.0, help="a request that takes longer ends with 504")
-    keep_alive_s: float = option(15.0, help="a stream that is silent for so long gets a comment line")
+    request_timeout_seconds: float = option(1800.0, help="a request that takes longer ends with 504")
+    keep_alive_seconds: float = option(15.0, help="a stream that is silent for so long gets a comment line")
 
     max_images: int = option(64, help="images in one request")
     max_videos: int = option(4, help="videos in one request")
     max_video_frames: int = option(768, help="images in a video that is given as a list of frames")
     max_media_bytes: Size = option(128 << 20, help="largest single image or video, as a file")
     media_budget_bytes: Size = option(2 << 30, help="bodies and media held for all requests together")
-    media_timeout_s: float = option(20.0, help="time to fetch one image or video from its URL")
-    media_connect_timeout_s: float = option(5.0, help="part of it that connecting may take")
+    media_timeout_seconds: float = option(20.0, help="time to fetch one image or video from its URL")
+    media_connect_seconds: float = option(5.0, help="part of it that connecting may take")
     media_fetches: int = option(32, help="URLs that are fetched at the same time")
     allow_private_media: bool = option(False, help="fetch from loopback, private and link-local addresses too")
 
     encode_attempts: int = option(3, help="encode servers that are tried for one item")
-    encode_answer_timeout_s: float = option(30.0, help="time in which an encode server must tell an item's size")
-    failover_wait_s: float = option(10.0, help="how long an interrupted request waits for another server")
-    health_interval_s: float = option(1.0, help="time between two looks at a server's health")
-    resolve_interval_s: float = option(10.0, help="time between two look-ups of a DNS name")
-    drain_s: float = option(30.0, help="SIGTERM: time that running requests get to finish")
+    encode_answer_seconds: float = option(30.0, help="time in which an encode server must tell an item's size")
+    failover_seconds: float = option(10.0, help="how long an interrupted request waits for another server")
+    health_interval_seconds: float = option(1.0, help="time between two looks at a server's health")
+    resolve_interval_seconds: float = option(10.0, help="time between two look-ups of a DNS name")
+    drain_seconds: float = option(30.0, help="SIGTERM: time that running requests get to finish")
 
     def __post_init__(self) -> None:
         if not self.language:
@@ -59,13 +59,13 @@ class RouterConfig(CommonOptions):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         for name in (
-            "request_timeout_s",
-            "keep_alive_s",
-            "media_timeout_s",
-            "media_connect_timeout_s",
-            "encode_answer_timeout_s",
-            "health_interval_s",
-            "resolve_interval_s",
+            "request_timeout_seconds",
+            "keep_alive_seconds",
+            "media_timeout_seconds",
+            "media_connect_seconds",
+            "encode_answer_seconds",
+            "health_interval_seconds",
+            "resolve_interval_seconds",
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive")

@@ -92,7 +92,8 @@ class Services:
         """Empty as long as nobody knows."""
         if self.config.served_model_name or self.fleet.model is None:
             return self.config.served_model_name
-        return (self.fleet.model.info.architecture,)
+        info = self.fleet.model.info
+        return (info.name or info.architecture,)
 
 
 class ChatExchange(Response):
@@ -138,11 +139,8 @@ class ChatExchange(Response):
         body = await read_body(receive, self._request.headers, limit=services.config.max_body_bytes, hold=hold)
         self._body_read = True
         parsed = parse_chat_request(await parse_json(body), max_choices=services.config.max_choices)
-        del body
-        names = services.model_names
-        if parsed.request.model is not None and names and parsed.request.model not in names:
-            message = f"The model {parsed.request.model!r} does not exist; this server has {', '.join(names)}"
-            raise Problem(404, message, param="model", code="model_not_found")
+        request = parsed.request
+        self._check_model(request)
         generation = self._generation = Generation(
             fleet=services.fleet,
             config=services.config,
@@ -154,23 +152,35 @@ class ChatExchange(Response):
         stack.push_async_callback(generation.close, "the request has ended")
         watcher = asyncio.create_task(_watch(receive, generation))
         stack.callback(watcher.cancel)
-        generation.start(await services.dispatcher.plan(parsed.request, generation, salt=salt, hold=hold))
+        plan = await services.dispatcher.plan(request, generation, salt=salt, hold=hold)
+        # The media live on as bytes; what they were sent in is not needed any more.
+        hold.remove(len(body))
+        request = request.model_copy(update={"messages": []})
+        ignored = parsed.ignored
+        del body, parsed
+        generation.start(plan)
         await generation.settled()
         headers = {}
-        if parsed.ignored:
-            services.metrics.ignored_fields.inc(len(parsed.ignored))
-            headers["x-ignored-fields"] = _header_value(parsed.ignored)
-        answer = _Answer(parsed.request, generation, self._id, services)
-        if not parsed.request.stream:
+        if ignored:
+            services.metrics.ignored_fields.inc(len(ignored))
+            headers["x-ignored-fields"] = _header_value(ignored)
+        answer = _Answer(request, generation, self._id, services)
+        if not request.stream:
             content = await answer.whole()
             await _respond(send, 200, {**headers, "content-type": "application/json"}, content)
             return 200
         await _send_head(send, 200, {**headers, **sse.HEADERS})
         self._sent_head = True
-        async for events in answer.events(services.config.keep_alive_s):
+        async for events in answer.events(services.config.keep_alive_seconds):
             await send({"type": "http.response.body", "body": events, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return 200
+
+    def _check_model(self, request: ChatRequest) -> None:
+        names = self._services.model_names
+        if request.model is not None and names and request.model not in names:
+            message = f"The model {request.model!r} does not exist; this server has {', '.join(names)}"
+            raise Problem(404, message, param="model", code="model_not_found")
 
     async def _fail(self, problem: Problem, receive: Receive, send: Send) -> int:
         if problem.status == 499:
@@ -250,7 +260,7 @@ class _Answer:
             answer["timings"] = self._timings()
         return json.dumps(answer, ensure_ascii=False).encode()
 
-    async def events(self, keep_alive_s: float) -> AsyncIterator[bytes]:
+    async def events(self, keep_alive_seconds: float) -> AsyncIterator[bytes]:
         """Runs of server-sent events: all that one step brought goes out at once."""
         generation, request = self._generation, self._request
         options = request.stream_options
@@ -258,7 +268,7 @@ class _Answer:
         running_usage = with_usage and options is not None and options.continuous_usage_stats
         chunks = sse.ChatChunks(self._head, with_usage=with_usage)
         open_choices = list(generation.choices)
-        silence = _Silence(generation, keep_alive_s)
+        silence = _Silence(generation, keep_alive_seconds)
         try:
             yield b"".join(chunks.role(choice.index) for choice in open_choices)
             while open_choices:

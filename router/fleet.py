@@ -49,16 +49,16 @@ class Fleet:
         self.language: Pool[LanguageServer] = Pool(
             config.language,
             lambda address: LanguageServer(
-                "language", address, interval=config.health_interval_s, check=self._check_language, handles=handles
+                "language", address, interval=config.health_interval_seconds, check=self._check_language, handles=handles
             ),
-            interval=config.resolve_interval_s,
+            interval=config.resolve_interval_seconds,
         )
         self.encode: Pool[EncodeServer] = Pool(
             config.encode,
             lambda address: EncodeServer(
-                "encode", address, interval=config.health_interval_s, check=self._check_encode
+                "encode", address, interval=config.health_interval_seconds, check=self._check_encode
             ),
-            interval=config.resolve_interval_s,
+            interval=config.resolve_interval_seconds,
         )
 
     async def run(self) -> None:
@@ -126,8 +126,8 @@ class Fleet:
         return choose(servers, key, lambda server: server.load.queue_seconds, slack=0.5) if servers else None
 
     async def wait_for_encode(self, key: bytes, avoid: Collection[EncodeServer] = ()) -> EncodeServer | None:
-        """As `choose_encode`, but gives a server `failover_wait_s` to come (back); one to avoid is better than none."""
-        deadline = asyncio.get_running_loop().time() + self._config.failover_wait_s
+        """As `choose_encode`, but gives a server `failover_seconds` to come (back); one to avoid is better than none."""
+        deadline = asyncio.get_running_loop().time() + self._config.failover_seconds
         while (server := self.choose_encode(key, avoid) or self.choose_encode(key)) is None:
             if asyncio.get_running_loop().time() >= deadline:
                 return None

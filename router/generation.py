@@ -145,7 +145,7 @@ class Generation:
         self._salt = salt
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
-        self._deadline = self._loop.time() + config.request_timeout_s
+        self._deadline = self._loop.time() + config.request_timeout_seconds
         self.mailbox: Mailbox[Message] = Mailbox()
         self._clock = self._loop.call_at(self._deadline, self.mailbox.post, TimeUp())
         self._encodes: dict[bytes, ItemEncode] = {}
@@ -172,7 +172,7 @@ class Generation:
                 metrics=self._metrics,
                 request_id=self._request_id,
                 attempts=self._config.encode_attempts,
-                answer_timeout=self._config.encode_answer_timeout_s,
+                answer_timeout=self._config.encode_answer_seconds,
                 deadline=self._deadline,
                 metadata=known,
             )
@@ -288,7 +288,7 @@ class Generation:
             case ClientLeft():
                 raise CancelledError("the client left")
             case TimeUp():
-                raise DeadlineError(f"the request took longer than {self._config.request_timeout_s:g} s")
+                raise DeadlineError(f"the request took longer than {self._config.request_timeout_seconds:g} s")
 
     def _on_session(
         self,
@@ -401,7 +401,7 @@ class Generation:
         if not choice.admitted and not choice.deaths:
             raise UnavailableError("no language server is ready")
         now = self._loop.time()
-        choice.homeless_until = choice.homeless_until or now + self._config.failover_wait_s
+        choice.homeless_until = choice.homeless_until or now + self._config.failover_seconds
         if now >= choice.homeless_until:
             raise UnavailableError("the language server is gone and there is no other to go on at")
         choice.refused_by.clear()  # they may have room by then

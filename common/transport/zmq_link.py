@@ -120,7 +120,11 @@ class _Peer:
             self.socket.curve_publickey, self.socket.curve_secretkey = zmq.curve_keypair()
         self.monitor = self.socket.get_monitor_socket(_EVENTS)
         self.monitor.linger = 0
-        self.socket.connect(f"tcp://{key.address}")
+        try:
+            self.socket.connect(f"tcp://{key.address}")
+        except zmq.ZMQError:
+            self.close()
+            raise
 
     def close(self) -> None:
         self.socket.disable_monitor()

@@ -38,7 +38,7 @@ def language_server() -> LanguageServers:
 
     @asynccontextmanager
     async def start(**options: object) -> AsyncIterator[FakeLanguageServer]:
-        places = {name: "127.0.0.1:0" for name in ("listen", "data_listen", "metrics_listen")}
+        places = dict.fromkeys(("listen", "data_listen", "metrics_listen"), "127.0.0.1:0")
         options = {"rate": 0.0, **options}
         server = FakeLanguageServer(FakeLanguageConfig(model=MODEL, **places, **options))
         await server.start()

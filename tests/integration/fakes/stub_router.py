@@ -141,9 +141,7 @@ class StubRouter:
             metadata, key = await self.probe(part), self.key(part)
             self._media[key] = part
             spans.append(
-                pb.Span(
-                    key=key, rows=metadata.rows, token_offset=len(ids), grid=metadata.grid, item_rows=metadata.rows
-                )
+                pb.Span(key=key, rows=metadata.rows, token_offset=len(ids), grid=metadata.grid, item_rows=metadata.rows)
             )
             ids += [pad] * metadata.rows
         self._handle += 1

@@ -22,11 +22,11 @@ from tests.integration.router.peers import EOS, MODEL_DIR, EncodePeer, LanguageP
 
 CONFIG = RouterConfig(
     served_model_name=("demo", "other-name"),
-    health_interval_s=0.05,
-    resolve_interval_s=0.5,
-    failover_wait_s=2.0,
-    media_timeout_s=2.0,
-    media_connect_timeout_s=1.0,
+    health_interval_seconds=0.05,
+    resolve_interval_seconds=0.5,
+    failover_seconds=2.0,
+    media_timeout_seconds=2.0,
+    media_connect_seconds=1.0,
 )
 TOKENIZER = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
 

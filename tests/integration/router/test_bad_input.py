@@ -209,7 +209,7 @@ async def test_keys(tmp_path: Any) -> None:
 )
 async def test_bad_urls(path: str, reason: str) -> None:
     async with web_server() as web:
-        config = replace(web.config(), media_timeout_s=0.4, max_media_bytes=1_000_000)
+        config = replace(web.config(), media_timeout_seconds=0.4, max_media_bytes=1_000_000)
         async with system(says("ok"), config=config) as (router, _, _):
             await _expect_400(router, web.url + path, reason)
             assert router.services.budget.used == 0

@@ -24,6 +24,11 @@ async def lines_of(response: httpx.Response) -> AsyncIterator[Any]:
             yield event
 
 
+def _release(peer: LanguagePeer) -> None:
+    assert peer.pace is not None
+    peer.pace.release()
+
+
 class Stream:
     """A chat that is being read."""
 
@@ -63,12 +68,12 @@ async def test_a_language_server_dies_in_the_middle_of_a_stream() -> None:
             (first,) = [peer for peer in languages if peer.served]
             (second,) = [peer for peer in languages if peer is not first]
             for _ in range(6):
-                first.pace.release()
+                _release(first)
             await stream.read(until="two")
             await first.kill()
             served = await second.request()
             for _ in range(100):
-                second.pace.release()
+                _release(second)
             await stream.read()
         assert stream.text == WORDS
         assert stream.events[-1] == "[DONE]"
@@ -107,7 +112,7 @@ async def test_a_server_that_drains_hands_over() -> None:
                 await router.until(lambda: any(p.served for p in languages if not p.load.draining))
             (last,) = [peer for peer in languages if not peer.load.draining]
             for _ in range(100):
-                last.pace.release()
+                _release(last)
             await stream.read()
         assert stream.text == WORDS
         assert router.metric("epd_migrations_total", cause="moved") == 2
@@ -126,7 +131,7 @@ async def test_the_only_language_server_comes_back() -> None:
 
 
 async def test_no_language_server_comes_back() -> None:
-    config = replace(CONFIG, failover_wait_s=0.2)
+    config = replace(CONFIG, failover_seconds=0.2)
     async with system(says(WORDS), config=config) as (router, (language,), _):
         language.pace = asyncio.Semaphore(3)
         async with Stream(router) as stream:
@@ -266,7 +271,7 @@ async def test_servers_with_another_model_are_refused() -> None:
 
 
 async def test_a_request_that_takes_too_long() -> None:
-    config = replace(CONFIG, request_timeout_s=0.3)
+    config = replace(CONFIG, request_timeout_seconds=0.3)
     async with system(says(WORDS), config=config) as (router, (language,), _):
         language.pace = asyncio.Semaphore(0)
         response = await router.chat("hi")

@@ -137,7 +137,7 @@ async def test_ends() -> None:
 
         async def ask(**fields: Any) -> dict[str, Any]:
             choice: dict[str, Any] = (await router.chat("hi", **fields)).json()["choices"][0]
-            return {name: choice[name] for name in ("finish_reason", "stop_reason")} | choice["message"]
+            return {**choice, **choice["message"]}
 
         short = await ask(max_tokens=2)
         assert short["finish_reason"] == "length"
@@ -193,7 +193,7 @@ async def test_a_silent_stream_is_kept_alive() -> None:
 
     from tests.integration.router.system import CONFIG
 
-    async with system(says("one two"), config=replace(CONFIG, keep_alive_s=0.05)) as (router, (language,), _):
+    async with system(says("one two"), config=replace(CONFIG, keep_alive_seconds=0.05)) as (router, (language,), _):
         language.pace = asyncio.Semaphore(1)
         async with router.client.stream("POST", "/v1/chat/completions", json=body_of("hi", stream=True)) as response:
             lines = response.aiter_lines()

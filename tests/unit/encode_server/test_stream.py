@@ -188,8 +188,8 @@ async def test_a_probe_gets_metadata_and_nothing_is_encoded() -> None:
         assert (await probe.begin([media(1.0)], is_probe=True)).rows == 4
         await probe.ended()
         assert rig.engine.load().waiting == 0
-        await rig.client().begin([media(1.0)])
-        known = rig.client()
+        working, known = rig.client(), rig.client()
+        await working.begin([media(1.0)])
         await known.open([media(1.0)], is_probe=True)
         assert not (await known.event("accepted")).accepted.send_media
         await known.event("metadata")

@@ -65,7 +65,9 @@ async def test_an_item_arrives_as_it_was(link: Link, name: str) -> None:
 async def test_both_sides_count_bytes_under_the_transport_that_carried_them(link: Link, name: str) -> None:
     delivery = await link.sender.ship(link.side.grant(), link.endpoint, Item())
     assert pb.Transport.Name(delivery.transport).lower() == name
-    counted = {other: link.side.count("epd_transfer_bytes_total", transport=other) for other in ("zmq", "grpc", "local")}
+    counted = {
+        other: link.side.count("epd_transfer_bytes_total", transport=other) for other in ("zmq", "grpc", "local")
+    }
     assert counted == {"zmq": 0.0, "grpc": 0.0, "local": 0.0, name: LAYOUT.total_bytes}
 
 

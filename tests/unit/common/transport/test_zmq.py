@@ -239,7 +239,7 @@ async def test_a_cancelled_shipment_to_a_server_that_reads_nothing_ends_too(slow
 
 
 async def test_a_cancelled_item_may_be_overwritten_at_once(slow: SlowServer) -> None:
-    """What is still on its way of it was sealed before: the cancellation waits until libzmq needs the memory no more."""
+    """The cancellation waits until libzmq needs the memory no more: what still arrives of the item is right."""
     async with sending() as sender:
         item = Item(BIG)
         shipping = asyncio.create_task(sender.ship(grant_for(BIG), slow.endpoint, item))
@@ -271,17 +271,18 @@ async def test_something_else_on_the_port_is_not_a_language_server() -> None:
         writer.close()
 
     server = await asyncio.start_server(greet, "127.0.0.1")
-    address = "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, sending(SendTimeouts(connect=1.0)) as sender:
         with pytest.raises(ShipError):
             await sender.ship(grant_for(LAYOUT), pb.Endpoint(transport=pb.ZMQ, address=address), Item())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "localhost:http"])
-async def test_a_malformed_address_is_an_error_of_that_shipment(link: Link, address: str) -> None:
-    with pytest.raises(ShipError):
-        await link.sender.ship(link.side.grant(), pb.Endpoint(transport=pb.ZMQ, address=address), Item())
-    await link.sender.ship(link.side.grant(), link.endpoint, Item())
+async def test_a_malformed_address_is_an_error_of_that_shipment(address: str) -> None:
+    async with connect("zmq", timeouts=SendTimeouts(connect=0.5)) as link:
+        with pytest.raises(ShipError):
+            await link.sender.ship(link.side.grant(), pb.Endpoint(transport=pb.ZMQ, address=address), Item())
+        await link.sender.ship(link.side.grant(), link.endpoint, Item())
 
 
 async def test_an_answer_that_is_no_receipt_is_ignored(slow: SlowServer) -> None:

@@ -1,0 +1,66 @@
+"""`epd serve` as a user starts it: three processes, found through the state file, ended by SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from common.state import read_state
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 120.0  # seconds; reached only when something is broken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A running system. Addresses are "host:port", pids by role."""
+
+    url: str
+    addresses: Mapping[str, Mapping[str, str]]
+    pids: Mapping[str, int]
+
+    def metrics(self, role: str) -> dict[str, float]:
+        """Every sample of a role's metrics endpoint, by name with labels."""
+        address = self.addresses[role]["http" if role == "router" else "metrics"]
+        text = httpx.get(f"http://{address}/metrics", timeout=TIMEOUT, trust_env=False).text
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+@contextmanager
+def serving(model: Path, state_file: Path, *argv: str) -> Iterator[Served]:
+    """Starts `epd serve`, waits until it is ready, and ends it; asserts that it ends with status 0."""
+    command = [sys.executable, "-m", "deploy.cli", "serve", "--model", str(model), "--port", "0"]
+    command += ["--state-file", str(state_file), *argv]
+    log = state_file.with_suffix(".log")
+    with log.open("w") as file, subprocess.Popen(command, cwd=ROOT, stderr=file, stdout=file) as process:
+        try:
+            yield _wait_ready(process, state_file, log)
+            process.send_signal(signal.SIGTERM)
+            process.wait(TIMEOUT)
+            assert process.returncode == 0, log.read_text()
+        finally:
+            process.kill()
+
+
+def _wait_ready(process: subprocess.Popen[bytes], state_file: Path, log: Path) -> Served:
+    """`epd serve` writes its state file once everything is ready."""
+    while not (states := read_state(state_file)):
+        try:
+            process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        raise AssertionError(log.read_text())
+    addresses = {state.role: state.addresses for state in states}
+    return Served(
+        url=f"http://{addresses['router']['http']}",
+        addresses=addresses,
+        pids={state.role: state.pid for state in states},
+    )

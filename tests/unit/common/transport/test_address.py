@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from common.transport.address import advertised, is_loopback, join, resolve
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("::", False),
+        ("localhost.example.org", False),
+        ("", False),
+    ],
+)
+def test_is_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("listen", "advertise", "expected"),
+    [
+        ("127.0.0.1:0", "", "127.0.0.1:7"),
+        ("[::1]:0", "", "[::1]:7"),
+        ("0.0.0.0:9003", "gpu-1", "gpu-1:7"),
+        ("0.0.0.0:9003", "gpu-1:30003", "gpu-1:30003"),
+        ("0.0.0.0:9003", "gpu-1:0", "gpu-1:7"),
+        (":9003", "fd00::1", "[fd00::1]:7"),
+        (":9003", "[fd00::1]", "[fd00::1]:7"),
+        (":9003", "[fd00::1]:30003", "[fd00::1]:30003"),
+    ],
+)
+def test_advertised(listen: str, advertise: str, expected: str) -> None:
+    assert advertised(listen, advertise, 7) == expected
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9003", ":9003", "[::]:9003"])
+def test_nobody_can_connect_to_every_interface(listen: str) -> None:
+    with pytest.raises(ValueError, match="needs an address to advertise"):
+        advertised(listen, "", 9003)
+
+
+def test_join_and_resolve() -> None:
+    assert (join("a", 1), join("::1", 1)) == ("a:1", "[::1]:1")
+    assert (resolve("127.0.0.1"), resolve("::1")) == ("127.0.0.1", "::1")

@@ -1,7 +1,7 @@
 # Set-up, demo, checks and tests. `make help` says what there is.
 #
 #   PYTHON=python3.12   another interpreter for the environment (3.11 or newer)
-#   TORCH_INDEX=URL     another build of torch, say https://download.pytorch.org/whl/cpu or .../whl/cu128
+#   TORCH_INDEX=URL     the package index of another build of torch (CPU only, another CUDA version)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

@@ -74,6 +74,9 @@ def main() -> int:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PROGRAMS)}"
         print(f"epd: no role {role!r}; {hint}", file=sys.stderr)
         return 2
+    # Threads of OpenMP spin while they wait for each other. Beside another busy process, say an encode server next to
+    # a language server, they then wait for threads that have no core: ten times slower decoding. Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return run(role, argv, os.environ)
     except ConfigError as error:

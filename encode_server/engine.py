@@ -1,12 +1,8 @@
-"""The encode engine: items from their media to the pool, for as long as somebody wants them.
+"""The encode engine: who wants which item. How items are made is the pipeline's business.
 
-    streams --join--> items --> fair queue --room in the pool--> preprocessing threads --> batcher --> tower thread
-                                    ^                                                                       |
-                                    +--- a grant for a shelved item          finished in the pool <--------+
-
-It lives on the event loop; what comes from the tower's thread is posted to the loop first. Room in the pool is the only
-thing that items wait for besides their turn. Without grants they wait in order; an item that has a grant may also take
-room from finished ones that have none: it will be shipped and done with, so the servers can't block one another.
+streams --join--> claims on items --media here--> Pipeline --> finished, in the pool --grants--> shipments
+                                      ^                             |  room was needed
+                                      +-------- a grant ------- shelved
 """
 
 from __future__ import annotations
@@ -14,17 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVarTuple
-
-import torch
 
 from common.errors import (
     BadMediaError,
     CancelledError,
     EPDError,
-    InternalError,
     InvalidRequestError,
     MovedError,
     OverloadedError,
@@ -32,15 +24,12 @@ from common.errors import (
 )
 from common.media_key import MediaKey
 from common.pb import common_pb2
-from encode_server.batcher import Batcher, Failed, Finished, Job, JobEvent, Stopped, TensorReady
-from encode_server.cache import EmbeddingCache
 from encode_server.encoder import Encoder
-from encode_server.fair_queue import FairQueue
 from encode_server.items import Claim, Item, Opening, Stage
 from encode_server.media.processor import MediaPlan
 from encode_server.metrics import EncodeMetrics
+from encode_server.pipeline import Pipeline
 from encode_server.preprocessor import Preprocessor
-from encode_server.tower import Tower
 
 log = logging.getLogger(__name__)
 
@@ -68,50 +57,37 @@ class EncodeEngine:
         max_waiting_items: int,
         max_waiting_bytes: int,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
         self._encoder = encoder
         self._preprocessor = preprocessor
         self._metrics = metrics
-        self._cache = EmbeddingCache(encoder.buffer(cache_bytes), on_evict=self._evicted)
-        self._batcher = Batcher(max_batch_patches)
-        self._tower = Tower(
+        self._pipeline = Pipeline(
             encoder,
-            self._batcher,
+            preprocessor,
             metrics,
-            on_batch=lambda: self._post(self._turn.set),
-            on_broken=lambda: self._post(self._break),
+            cache_bytes=cache_bytes,
+            max_batch_patches=max_batch_patches,
+            on_failed=self._fail,
+            on_evicted=self._evicted,
+            on_broken=self._break,
         )
-        self._max_ahead = _BATCHES_AHEAD * max_batch_patches
         self._max_items = max_waiting_items
         self._max_bytes = max_waiting_bytes
         self._items: dict[MediaKey, Item] = {}
         self._live: set[Item] = set()  # those that streams have a claim on
-        self._queue: FairQueue[Item] = FairQueue()
-        self._preparing: dict[Item, asyncio.Task[None]] = {}
-        self._turn = asyncio.Event()  # something changed that may let the next item in
         self._idle = asyncio.Event()  # no stream is left
         self._probed_bytes = 0
         self._draining = False
         self.broken = asyncio.Event()  # the device is gone; the process had better end
-        metrics.watch("epd_cache_bytes", "Bytes of embeddings in the pool", lambda: self._cache.used_bytes)
-        metrics.watch("epd_cache_pins", "Embeddings that can't make room now", lambda: self._cache.pins)
-        metrics.watch("epd_queue_seconds", "Seconds of work in the queue", self.queue_seconds)
         metrics.watch("epd_requests_running", "Items being prepared or encoded", lambda: self.load().running)
         metrics.watch("epd_requests_waiting", "Items that wait", lambda: self.load().waiting)
 
     async def start(self) -> None:
         """Warms the tower up and begins to work."""
-        await self._loop.run_in_executor(None, self._tower.start)
-        self._dispatcher = asyncio.create_task(self._dispatch())
-        self._dispatcher.add_done_callback(self._dispatcher_ended)
-        log.info("the vision tower does %.0f patches a second on its first input", self._tower.patches_per_second)
+        await self._pipeline.start()
 
     async def stop(self) -> None:
         """Ends at once; the batch that the tower is at is finished."""
-        self._dispatcher.cancel()
-        await self._loop.run_in_executor(None, self._tower.stop)
-        self._preprocessor.close()
-        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+        await self._pipeline.stop()
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -143,9 +119,9 @@ class EncodeEngine:
         """
         plan = await self._preprocessor.plan(opening.kind, parts, opening.options)
         size = self._encoder.layout(plan.rows).total_bytes
-        if not self._cache.fits(size):
+        if not self._pipeline.fits(size):
             raise BadMediaError(
-                f"the embedding of this item has {size} bytes, and the encode server holds {self._cache.capacity}"
+                f"the embedding of this item has {size} bytes, and the encode server holds {self._pipeline.capacity}"
             )
         return plan
 
@@ -194,7 +170,7 @@ class EncodeEngine:
         if item.error is not None:
             raise item.error
         item.plan, item.parts, item.layout_known = plan, parts, self._encoder.layout(plan.rows)
-        self._enqueue(item)
+        self._pipeline.enqueue(item)
 
     def begin_grant(self, claim: Claim) -> None:
         """A language server wants the item now; from here to `end_grant` it stays in the pool once it is there.
@@ -207,18 +183,15 @@ class EncodeEngine:
             if not item.parts:
                 raise UnavailableError("the embedding made room for others meanwhile; send the media again")
             claim.found_finished = False
-            self._enqueue(item)
+            self._pipeline.enqueue(item)
         claim.grants += 1
-        self._turn.set()  # it may overtake now
+        self._pipeline.wake()  # it may overtake now
 
     def end_grant(self, claim: Claim, *, shipped: bool) -> None:
         """The item was shipped, or could not be."""
         claim.grants -= 1
         claim.shipped = claim.shipped or shipped
-        if claim.item.extent is not None and claim.item.stage is Stage.FINISHED:
-            self._cache.touch(claim.item.extent)
-        self._release(claim.item)
-        self._turn.set()
+        self._pipeline.release(claim.item)
 
     def leave(self, claim: Claim) -> None:
         """The stream is over. The last one to leave takes unfinished work with it."""
@@ -235,21 +208,14 @@ class EncodeEngine:
                 self._fail(item, CancelledError("nobody wants this item any more"))
         if not self._live:
             self._idle.set()
-        self._turn.set()
+        self._pipeline.wake()
 
     # -- state of the whole --------------------------------------------------------------------------------------------
-
-    def queue_seconds(self) -> float:
-        """Estimated seconds until everything that is here now is encoded."""
-        before = sum(item.patches for item in self._queue) + sum(item.patches for item in self._preparing)
-        speed = self._tower.patches_per_second
-        tower = before / speed + self._batcher.seconds_of_work(speed)
-        return max(tower, before / self._preprocessor.patches_per_second)
 
     def load(self) -> common_pb2.Load:
         stages = [item.stage for item in self._live]
         return common_pb2.Load(
-            queue_seconds=self.queue_seconds(),
+            queue_seconds=self._pipeline.queue_seconds(),
             running=stages.count(Stage.PREPARING) + stages.count(Stage.ENCODING),
             waiting=stages.count(Stage.WAITING) + stages.count(Stage.RECEIVING),
             draining=self._draining,
@@ -257,11 +223,11 @@ class EncodeEngine:
 
     def seconds_without_progress(self) -> float:
         """How long the tower has finished nothing although it had work."""
-        return self._batcher.seconds_without_progress()
+        return self._pipeline.seconds_without_progress()
 
     def vision_seconds(self, item: Item) -> float:
         """Estimate of what the tower needs for `item` alone."""
-        return item.patches / self._tower.patches_per_second
+        return self._pipeline.vision_seconds(item)
 
     async def drain(self, seconds: float) -> None:
         """Takes nothing new, hands back what is not begun, and waits until all streams are gone or time is up.
@@ -302,143 +268,20 @@ class EncodeEngine:
         if held + sum(opening.sizes) > self._max_bytes:
             raise OverloadedError(f"this encode server holds {held} bytes of media already")
 
-    def _enqueue(self, item: Item) -> None:
-        self._queue.push(item.request_id, item)
-        item.move(Stage.WAITING)
-        self._turn.set()
-
-    async def _dispatch(self) -> None:
-        """Starts items in fair order while there is room for them; runs as long as the engine."""
-        while True:
-            self._turn.clear()
-            while (item := self._next()) is not None:
-                self._prepare(item)
-            await self._turn.wait()
-
-    def _next(self) -> Item | None:
-        """The next item to begin, its extent allocated; None while there is nothing to do or no room."""
-        ahead = sum(item.patches for item in self._preparing) + self._batcher.waiting_patches
-        if not self._queue or len(self._preparing) >= self._preprocessor.threads or ahead >= self._max_ahead:
-            return None
-        _, first = self._queue.heads()[0]
-        granted = next((item for item in self._queue if item.granted), None)
-        for item in (first, granted):
-            if item is not None and self._allocate(item):
-                self._queue.take(item.request_id, item)
-                return item
-        return None
-
-    def _allocate(self, item: Item) -> bool:
-        size = item.layout.total_bytes
-        item.extent = self._cache.allocate(item, size, urgent=item.granted)
-        if item.extent is None:
-            return False
-        item.memory = self._cache.view(item.extent)[:size]
-        return True
-
     def _evicted(self, item: Item) -> None:
         self._metrics.evictions.labels(cache=_CACHE).inc()
         item.shelve()
         if not item.claims:
             del self._items[item.key]
 
-    def _prepare(self, item: Item) -> None:
-        item.move(Stage.PREPARING)
-        self._preparing[item] = asyncio.create_task(self._preprocess(item))
-
-    async def _preprocess(self, item: Item) -> None:
-        """Decodes and cuts into patches, and passes on to the tower."""
-        assert item.plan is not None
-        started = time.monotonic()
-        try:
-            pixels = await self._preprocessor.prepare(
-                item.plan,
-                item.parts,
-                stage=self._encoder.stage,
-                is_cancelled=lambda: item.stage is not Stage.PREPARING,
-            )
-        except EPDError as error:
-            self._fail(item, error)
-        except Exception:  # a decoder's surprise on one item is that item's end, not the server's
-            log.exception("preprocessing failed", extra={"request_id": item.request_id})
-            self._fail(item, InternalError("preprocessing failed on this item"))
-        else:
-            self._note(item, "preprocess", time.monotonic() - started)
-            self._encode(item, pixels)
-        finally:
-            del self._preparing[item]
-            self._turn.set()
-
-    def _encode(self, item: Item, pixels: torch.Tensor) -> None:
-        if item.stage is not Stage.PREPARING:  # nobody wants it any more; its thread could not be stopped
-            return
-        assert item.plan is not None
-        item.job = Job(
-            request_id=item.request_id,
-            grid=item.plan.grid,
-            pixels=pixels,
-            layout=item.layout,
-            memory=item.data,
-            report=lambda event: self._post(self._on_job, item, event),
-        )
-        item.move(Stage.ENCODING)
-        self._batcher.put(item.job)
-
-    def _on_job(self, item: Item, event: JobEvent) -> None:
-        """What the tower says about an item. Nobody may want it any more: then only its room is of interest."""
-        match event:
-            case Stopped():
-                item.job = None
-                self._release(item)
-            case _ if item.stage is not Stage.ENCODING:
-                pass
-            case TensorReady(tensor=tensor):
-                item.mark_ready(tensor)
-            case Finished(seconds=seconds):
-                item.job = None
-                self._note(item, "vision", seconds)
-                self._metrics.items.inc()
-                item.move(Stage.FINISHED)
-            case Failed(error=error):
-                self._fail(item, error)
-        self._turn.set()
-
     def _fail(self, item: Item, error: EPDError) -> None:
-        """The end of an item, from any stage: everyone who waits for it gets `error`."""
-        if item.stage is Stage.FAILED:
-            return
-        if item.stage is Stage.WAITING:
-            self._queue.remove(item.request_id, item)
-        if item.job is not None and self._batcher.cancel(item.job):
-            item.job = None
-        del self._items[item.key]
-        item.parts = ()
-        item.fail(error)
-        self._release(item)
-        self._turn.set()
-
-    def _release(self, item: Item) -> None:
-        """Gives the room of a failed item back, as soon as neither the tower nor a shipment uses it."""
-        if item.stage is Stage.FAILED and item.job is None and not item.granted and item.extent is not None:
-            self._cache.release(item.extent)
-            item.extent = item.memory = None
-
-    def _note(self, item: Item, stage: str, seconds: float) -> None:
-        item.seconds[stage] = seconds
-        self._metrics.stage_seconds.labels(stage=stage).observe(seconds)
-
-    def _dispatcher_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            log.error("the encode engine broke", exc_info=task.exception())
-            self._break()
+        if item.stage is not Stage.FAILED:
+            del self._items[item.key]
+            item.parts = ()
+            self._pipeline.withdraw(item, error)
 
     def _break(self) -> None:
         for item in list(self._live):
             self._fail(item, UnavailableError("this encode server's device failed"))
         self._draining = True
         self.broken.set()
-
-    def _post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
-        """Calls back on the event loop, from any thread; not any more when the loop is closed."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback, *args)

@@ -134,7 +134,7 @@ class EncodeServer:
             Preprocessor(self._processor, threads=config.workers),
             self.metrics,
             cache_bytes=config.cache_bytes,
-            max_batch_patches=config.max_batch_patches,
+            max_batch_patches=config.batch_patches(self._device.type),
             max_waiting_items=config.max_waiting_items,
             max_waiting_bytes=config.max_waiting_bytes,
         )
@@ -164,6 +164,10 @@ class EncodeServer:
         await self.engine.drain(drain_seconds)
         await self._cleanup.aclose()
 
+    async def _watch_engine(self) -> None:
+        await watch_progress(self.engine, self._health, stall_seconds=self._config.stall_seconds)
+        self._on_failure.set_result("the vision tower or its device failed")
+
     def _load(self) -> None:
         """Resolves, checks and loads the checkpoint. Blocks."""
         config = self._config
@@ -172,7 +176,7 @@ class EncodeServer:
         if model_config.vision is None:
             raise UnsupportedModelError(f"{model_config.architecture} has no vision tower: it needs no encode server")
         dtype = torch_dtype(model_config.dtype if config.dtype == "auto" else config.dtype)
-        device = _device(config.device)
+        device = self._device = _device(config.device)
         limits = MediaLimits(max_bytes=config.max_item_bytes)
         self._processor = MediaProcessor(rules=read_rules(files.directory), limits=limits)
         log.info("loading the vision tower of %s in %s on %s", config.model, dtype, device)
@@ -188,18 +192,24 @@ class EncodeServer:
         )
         self.info = _model_info(model_config, files.fingerprint(), dtype)
 
-    async def _watch_engine(self) -> None:
-        """Health combines liveness with progress: a tower that has work and finishes nothing is not serving."""
-        serving = True
-        while not self.engine.broken.is_set():
-            await asyncio.sleep(min(1.0, self._config.stall_seconds / 4))
-            stuck = self.engine.seconds_without_progress() > self._config.stall_seconds
+
+async def watch_progress(engine: EncodeEngine, health: rpc.HealthReporter, *, stall_seconds: float) -> None:
+    """Health combines liveness with progress: a tower that has work and finishes nothing is not serving.
+
+    Returns when the engine is broken.
+    """
+    serving = True
+    while True:
+        try:
+            await asyncio.wait_for(engine.broken.wait(), min(1.0, stall_seconds / 4))
+        except TimeoutError:
+            stuck = engine.seconds_without_progress() > stall_seconds
             if stuck == serving:
                 serving = not stuck
                 log.log(logging.INFO if serving else logging.ERROR, "serving again" if serving else "no progress")
-                await self._health.set(serving)
-        await self._health.set(False)
-        self._on_failure.set_result("the vision tower or its device failed")
+                await health.set(serving)
+        else:
+            return await health.set(False)
 
 
 async def serve(config: EncodeConfig) -> int:

@@ -49,7 +49,11 @@ class Fleet:
         self.language: Pool[LanguageServer] = Pool(
             config.language,
             lambda address: LanguageServer(
-                "language", address, interval=config.health_interval_seconds, check=self._check_language, handles=handles
+                "language",
+                address,
+                interval=config.health_interval_seconds,
+                check=self._check_language,
+                handles=handles,
             ),
             interval=config.resolve_interval_seconds,
         )

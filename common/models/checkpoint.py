@@ -11,22 +11,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from common.models.config import FP8_BLOCK
+from common.models.roles import INDEX_FILE, SINGLE_FILE, Role, belongs_to, role_files
 
-Role = Literal["language", "vision", "whole"]
 ProgressCallback = Callable[[int, int], None]
 
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
-
-_VISION_PREFIX = "model.visual."
 _MAX_HEADER = 100 << 20  # the format's own limit
 _MAX_READ = 1 << 30  # Linux reads at most 2 GiB at once
 
@@ -40,20 +35,6 @@ _DTYPES = {
 
 class CheckpointError(ValueError):
     """The files are damaged, incomplete or do not fit config.json; the message names file or tensor."""
-
-
-def belongs_to(name: str, role: Role) -> bool:
-    """Whether a server of `role` loads the tensor `name`: the vision tower's are one role's, all others the other's."""
-    return role == "whole" or name.startswith(_VISION_PREFIX) == (role == "vision")
-
-
-def role_files(weight_map: Mapping[str, str], role: Role) -> list[str]:
-    """Names of the shards that hold a tensor of `role`, sorted.
-
-    Args:
-        weight_map: tensor name -> shard name, as under `weight_map` in the index.
-    """
-    return sorted({shard for name, shard in weight_map.items() if belongs_to(name, role)})
 
 
 @dataclass(frozen=True, kw_only=True)

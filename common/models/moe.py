@@ -28,8 +28,8 @@ class Experts(nn.Module):
         self._packed: list[tuple[PackedWeight, PackedWeight]] | None = None
 
     def pack(self) -> None:
-        """Trades the weights for a faster layout where there is one. Called once, after loading."""
-        if PackedWeight.available(self.gate_up_proj):
+        """Trades the weights for a faster layout where that pays. Called once, after loading."""
+        if PackedWeight.pays(self.gate_up_proj[0]):
             pairs = zip(self.gate_up_proj, self.down_proj, strict=True)
             self._packed = [(PackedWeight(gate_up), PackedWeight(down)) for gate_up, down in pairs]
             self.gate_up_proj = nn.Parameter(self.gate_up_proj.new_empty(0), requires_grad=False)

@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.models.checkpoint import Checkpoint, CheckpointError, ProgressCallback, Role, role_files
+from common.models.checkpoint import Checkpoint, CheckpointError, ProgressCallback
 from common.models.config import UnsupportedModelError, load_config
 from common.models.decoder import LanguageHead
 from common.models.layers import Linear
 from common.models.moe import Experts
 from common.models.registry import REGISTRY, LanguageModel, WholeModel
-
-__all__ = ["CheckpointError", "load_language", "load_vision", "load_whole", "role_files"]
+from common.models.roles import Role
 
 _SHOWN_NAMES = 5
 

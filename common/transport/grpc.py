@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 
 import grpc
 
@@ -23,6 +23,8 @@ from common.transport.frame import Framer, cut
 from common.transport.shipping import until_receipt
 
 log = logging.getLogger(__name__)
+
+_CANCELLATION_SECONDS = 0.1
 
 _Call = grpc.aio.StreamUnaryCall[pb.Frame, pb.Receipt]
 
@@ -101,6 +103,9 @@ class GrpcReceiver(services.EmbeddingServiceServicer):
                 receipt = rejected.receipt
             if receipt is not None:
                 return receipt
+        # A call that broke looks like one that was ended, until gRPC cancels its handler a moment later. Only a writer
+        # that is still there can have left something out; of one that is gone, its router says what is to become.
+        await asyncio.sleep(_CANCELLATION_SECONDS)
         return self._sink.void(grant_id, "incomplete")
 
     def _release(self, receipt: pb.Receipt) -> None:
@@ -125,13 +130,13 @@ class GrpcSender:
         await self._connected(endpoint.address)
         stub = services.EmbeddingServiceStub(self._channels[endpoint.address])
         call: _Call = stub.Transfer()
-        receipt = asyncio.ensure_future(_receipt(call, endpoint.address))
+        receipt: asyncio.Future[pb.Receipt] = asyncio.get_running_loop().create_future()
+        answering = asyncio.ensure_future(_answer(call, endpoint.address, receipt))
         try:
-            await until_receipt(self._pump(call, grant, endpoint.address, item), receipt)
+            await until_receipt(self._pump(call, grant, endpoint.address, item, receipt), receipt)
         finally:
             call.cancel()
-            receipt.cancel()
-            await asyncio.gather(receipt, return_exceptions=True)
+            await asyncio.gather(answering, return_exceptions=True)
         return Delivery(payload_bytes=item.layout.total_bytes, seconds=time.monotonic() - start, transport=pb.GRPC)
 
     async def _connected(self, address: str) -> None:
@@ -144,20 +149,21 @@ class GrpcSender:
             message = f"can't connect to {address} within {self._timeouts.connect:g} s"
             raise ShipError(message, revoked=False) from None
 
-    async def _pump(self, call: _Call, grant: pb.Grant, address: str, item: Outgoing) -> None:
-        """Sends the frames and gives the receipt its time. A call that ended early says why in its receipt."""
+    async def _pump(
+        self, call: _Call, grant: pb.Grant, address: str, item: Outgoing, receipt: asyncio.Future[pb.Receipt]
+    ) -> None:
+        """Sends the frames, then gives the receipt its time."""
+        timeouts = self._timeouts
         try:
             async with aclosing(self._framer(grant, item)) as frames:
                 async for frame in frames:
-                    async with asyncio.timeout(self._timeouts.stall):
+                    with _limit(receipt, timeouts.stall, f"{address} took nothing for {timeouts.stall:g} s"):
                         await call.write(pb.Frame(sealed=frame.sealed, payload=bytes(frame.payload)))
             await call.done_writing()
-        except TimeoutError:
-            raise ShipError(f"{address} took nothing for {self._timeouts.stall:g} s", revoked=False) from None
         except (grpc.RpcError, asyncio.InvalidStateError):
-            pass
-        await asyncio.sleep(self._timeouts.receipt)
-        raise ShipError(f"no receipt from {address} within {self._timeouts.receipt:g} s", revoked=False)
+            pass  # the call has ended early: its receipt, or its status, says why
+        with _limit(receipt, timeouts.receipt, f"no receipt from {address} within {timeouts.receipt:g} s"):
+            await asyncio.wait((receipt,))
 
     async def close(self) -> None:
         """Closes the channels; what is still under way fails."""
@@ -165,8 +171,28 @@ class GrpcSender:
             await channel.close(None)
 
 
-async def _receipt(call: _Call, address: str) -> pb.Receipt:
+async def _answer(call: _Call, address: str, receipt: asyncio.Future[pb.Receipt]) -> None:
+    """Settles `receipt` with what the call ends in."""
     try:
-        return await call
+        answer = await call
     except grpc.RpcError as error:
-        raise ShipError(from_rpc_error(error, address).message, revoked=False) from None
+        _fail(receipt, from_rpc_error(error, address).message)
+    else:
+        if not receipt.done():
+            receipt.set_result(answer)
+
+
+@contextmanager
+def _limit(receipt: asyncio.Future[pb.Receipt], seconds: float, message: str) -> Iterator[None]:
+    """Fails `receipt` if what is inside takes longer; unlike a cancelled write, this leaves the call as it is."""
+    timer = asyncio.get_running_loop().call_later(seconds, _fail, receipt, message)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _fail(receipt: asyncio.Future[pb.Receipt], message: str) -> None:
+    if not receipt.done():
+        receipt.set_exception(ShipError(message, revoked=False))
+        receipt.exception()  # a caller who was cancelled does not ask for it

@@ -170,12 +170,13 @@ class Links:
         return closed
 
     async def stop(self) -> None:
-        """Fails all shipments and returns when the last of them is closed. No `open` may follow."""
-        if self._thread is not None:
+        """Fails all shipments and returns when the last of them is closed and the thread has ended."""
+        if self._thread is not None and not self._stopping:
             self._waker.call(self._stop)
             await asyncio.to_thread(self._thread.join)
             self._waker.close()
             self._context.term()
+            self._thread, self._stopping = None, False
 
     def _run(self) -> None:
         while not (self._stopping and not self._live):

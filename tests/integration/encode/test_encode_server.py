@@ -99,14 +99,16 @@ class Rig:
 @asynccontextmanager
 async def serving(checkpoint: Path, transport: str = "zmq", **options: object) -> AsyncIterator[Rig]:
     """Only the named transport's receiver exists, so that nothing else can have carried a byte."""
-    config = EncodeConfig(
-        model=str(checkpoint),
-        listen="127.0.0.1:0",
-        metrics_listen=None,
-        device="cpu",
-        encode_cache_bytes=4 << 20,
-        **{"dtype": "float32", "transport": "auto" if transport == "local" else transport, **options},  # type: ignore[arg-type]
-    )
+    defaults = {
+        "model": str(checkpoint),
+        "listen": "127.0.0.1:0",
+        "metrics_listen": None,
+        "device": "cpu",
+        "dtype": "float32",
+        "encode_cache_bytes": 4 << 20,
+        "transport": "auto" if transport == "local" else transport,
+    }
+    config = EncodeConfig(**(defaults | options))  # type: ignore[arg-type]
     arrivals, hub, front = Arrivals(), LocalHub(), rpc.server()
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     server = EncodeServer(config, on_failure=failure, hub=hub if transport == "local" else None)

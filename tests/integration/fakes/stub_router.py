@@ -88,18 +88,35 @@ class StubRouter:
     """One encode server, one language server, one session."""
 
     def __init__(self, encode: str, language: str) -> None:
-        self._channels = (rpc.channel(encode), rpc.channel(language))
+        self._channels = (rpc.channel(encode or "127.0.0.1:9"), rpc.channel(language or "127.0.0.1:9"))
         self.encode = encode_pb2_grpc.EncodeServiceStub(self._channels[0])
         self.language = language_pb2_grpc.LanguageServiceStub(self._channels[1])
         self.answers: dict[int, Answer] = {}
         self._media: dict[bytes, bytes] = {}
         self._ends: dict[int, asyncio.Event] = {}
         self._encodes: set[asyncio.Task[None]] = set()
+        self._heard: dict[int, asyncio.Event] = {}
         self._handle = 0
+        self.messages_with_outputs = 0
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[StubRouter]:
+        """Connected to both."""
+        async with self.encode_session(), self.language_session():
+            yield self
+
+    @asynccontextmanager
+    async def encode_session(self) -> AsyncIterator[StubRouter]:
+        """Connected to the encode server only."""
         self.encode_info = await self.encode.GetModelInfo(common_pb2.GetModelInfoRequest())
+        try:
+            yield self
+        finally:
+            await self._channels[0].close(None)
+
+    @asynccontextmanager
+    async def language_session(self) -> AsyncIterator[StubRouter]:
+        """Connected to the language server only: for requests without media."""
         self.info = await self.language.GetModelInfo(common_pb2.GetModelInfoRequest())
         self.call = self.language.Session()
         reader = asyncio.create_task(self._read())
@@ -150,10 +167,27 @@ class StubRouter:
             handle=self._handle, fingerprint=self.info.fingerprint, prompt_ids=ids, spans=spans, sampling=sampling
         )
         generate.MergeFrom(pb.Generate(**more))
-        self.answers[self._handle] = Answer()
-        self._ends[self._handle] = asyncio.Event()
+        return await self._submit(generate)
+
+    async def ask_raw(self, **fields: object) -> pb.Finished:
+        """Submits exactly these fields."""
+        self._handle += 1
+        generate = pb.Generate(handle=self._handle, fingerprint=self.info.fingerprint, **fields)
+        return (await self.end(await self._submit(generate))).finished
+
+    async def _submit(self, generate: pb.Generate) -> int:
+        self.answers[generate.handle] = Answer()
+        self._ends[generate.handle] = asyncio.Event()
+        self._heard[generate.handle] = asyncio.Event()
         await self.call.write(pb.SessionCommand(generate=generate))
-        return self._handle
+        return generate.handle
+
+    async def abort(self, handle: int) -> None:
+        await self.call.write(pb.SessionCommand(abort=pb.Abort(handle=handle)))
+
+    async def heard(self, handle: int) -> None:
+        """Returns after the first token."""
+        await asyncio.wait_for(self._heard[handle].wait(), 20)
 
     async def end(self, handle: int) -> Answer:
         await asyncio.wait_for(self._ends[handle].wait(), 20)
@@ -173,8 +207,10 @@ class StubRouter:
                 task.add_done_callback(self._encodes.discard)
             for received in event.received:
                 self.answers[received.handle].received.append(received.key)
+            self.messages_with_outputs += bool(event.outputs)
             for output in event.outputs:
                 self.answers[output.handle].token_ids += output.token_ids
+                self._heard[output.handle].set()
             for finished in event.finished:
                 self.answers[finished.handle].finished = finished
                 self._ends[finished.handle].set()

@@ -10,6 +10,7 @@ def test_sizes_that_nobody_gave_are_computed() -> None:
     config = parse(EncodeConfig, "encode", ["--model", "m"], {})
     assert 0 < config.cache_bytes <= min(4 << 30, memory_bytes() // 8)
     assert config.workers >= 1
+    assert config.batch_patches("cuda") > config.batch_patches("cpu") > 0
 
 
 def test_given_sizes_are_kept() -> None:
@@ -21,7 +22,8 @@ def test_given_sizes_are_kept() -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--max-batch-patches", "0"], "--max-batch-patches must be positive"),
+        (["--max-waiting-items", "0"], "--max-waiting-items must be positive"),
+        (["--max-batch-patches", "-1"], "--max-batch-patches must not be negative"),
         (["--drain-seconds", "-1"], "--drain-seconds must not be negative"),
         (["--max-item-bytes", "2GiB"], "could never be taken"),
         (["--ship-levels", "sometimes"], "sometimes"),

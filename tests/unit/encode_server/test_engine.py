@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -400,3 +401,42 @@ async def test_a_failed_item_is_not_kept_and_can_be_tried_again() -> None:
         rig.engine.leave(bad)
         rig.engine.leave(again)
         assert isinstance(again.item.error, CancelledError)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_mix_of_streams_ends_and_leaves_nothing_pinned(seed: int) -> None:
+    """A pool far too small for what is wanted at once: nobody may wait for ever, and no embedding may be mixed up."""
+    rng = random.Random(seed)
+
+    async def one_stream(rig: Rig, number: int) -> None:
+        value = float(rng.randrange(12))  # so that keys are shared
+        data = media(value, grid=rng.choice([(1, 4, 4), (2, 4, 4), (5, 4, 4)]))
+        claim = rig.engine.join(opening(data, request_id=f"request {number % 5}"))
+        try:
+            if await rig.engine.has_to_upload(claim):
+                if rng.random() < 0.1:
+                    return
+                await rig.engine.deliver(claim, [data])
+            for _ in range(rng.randrange(3)):
+                await asyncio.sleep(rng.random() * 0.002)
+                rig.engine.begin_grant(claim)
+                shipped = False
+                try:
+                    await rig.finished(claim)
+                    await asyncio.sleep(rng.random() * 0.002)
+                    assert bytes(claim.item.data) == embedding(value, claim.item.layout.rows)
+                    shipped = rng.random() < 0.8
+                finally:
+                    rig.engine.end_grant(claim, shipped=shipped)
+        except UnavailableError:
+            pass  # cached, evicted, and its media gone: the router sends them again
+        finally:
+            rig.engine.leave(claim)
+
+    async with running(cache_rows=24, max_batch_patches=48, max_waiting_items=1000) as rig:
+        async with asyncio.timeout(WAIT):
+            await asyncio.gather(*(one_stream(rig, number) for number in range(120)))
+        await eventually(lambda: rig.value("epd_cache_pins") == 0)
+        load = rig.engine.load()
+        assert (load.running, load.waiting) == (0, 0)
+        await rig.finished(await rig.submit(media(99.0, grid=(6, 4, 4))))  # the whole pool can be had again

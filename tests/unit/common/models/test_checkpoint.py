@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.models.checkpoint import Checkpoint, CheckpointError, Role, dequantize_fp8, role_files
+from common.models.checkpoint import Checkpoint, CheckpointError, dequantize_fp8
+from common.models.roles import Role
 
 VISION, TEXT = "model.visual.pos_embed.weight", "model.language_model.norm.weight"
 
@@ -44,13 +45,6 @@ def test_tensors_are_writable_memory_of_their_own(tmp_path: Path) -> None:
     with opened(tmp_path) as checkpoint:
         checkpoint.read("a", torch.float32).zero_()
         assert checkpoint.read("a", torch.float32).sum() == 4
-
-
-def test_roles_are_disjoint_and_whole() -> None:
-    weight_map = {VISION: "1", TEXT: "2", "lm_head.weight": "3", "model.visual.merger.norm.weight": "2"}
-    assert role_files(weight_map, "vision") == ["1", "2"]
-    assert role_files(weight_map, "language") == ["2", "3"]
-    assert role_files(weight_map, "whole") == ["1", "2", "3"]
 
 
 def test_shards_of_the_other_role_need_not_be_there(tmp_path: Path) -> None:

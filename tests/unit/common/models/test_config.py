@@ -183,7 +183,7 @@ def test_a_directory(tmp_path: Path) -> None:
     assert load_config(tmp_path) == parse_config(MOE)
 
 
-@pytest.mark.parametrize("module", ["common.models.config", "common.models.mrope"])
+@pytest.mark.parametrize("module", ["common.models.config", "common.models.mrope", "common.models.roles"])
 def test_torch_is_not_imported(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

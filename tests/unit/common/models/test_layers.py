@@ -8,33 +8,33 @@ from torch import nn
 from common.models.layers import Linear, PackedWeight, RMSNorm, gated_silu
 
 
-def random_linear(dtype: torch.dtype, *, bias: bool) -> Linear:
-    linear = Linear(40, 24, bias=bias)
-    linear.weight = nn.Parameter(torch.randn(24, 40).to(dtype), requires_grad=False)
-    if bias:
-        linear.bias = nn.Parameter(torch.randn(24).to(dtype), requires_grad=False)
+def random_linear(rows: int, columns: int, dtype: torch.dtype, *, bias: bool = False) -> Linear:
+    torch.manual_seed(0)
+    linear = Linear(columns, rows, bias=bias)
+    for name, parameter in linear.named_parameters():
+        setattr(linear, name, nn.Parameter(torch.randn(parameter.shape).to(dtype), requires_grad=False))
     return linear
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 1)])
 @pytest.mark.parametrize("rows", [1, 3, 64])
 def test_packing_changes_nothing_but_rounding(rows: int, dtype: torch.dtype, tolerance: float, bias: bool) -> None:
-    torch.manual_seed(0)
-    linear, hidden = random_linear(dtype, bias=bias), torch.randn(rows, 40).to(dtype)
+    linear, hidden = random_linear(600, 500, dtype, bias=bias), torch.randn(rows, 500).to(dtype)
     plain = linear(hidden)
+    if not PackedWeight.pays(linear.weight):
+        pytest.skip("this processor has no packed layout")
     linear.pack()
     packed = linear(hidden)
+    assert linear.weight.numel() == 0  # released
     assert packed.dtype == dtype
     torch.testing.assert_close(packed, plain, atol=tolerance, rtol=0)
 
 
-def test_packing_releases_the_plain_weight() -> None:
-    if not PackedWeight.available(torch.empty(0)):
-        pytest.skip("this build of torch has no oneDNN")
-    linear = random_linear(torch.float32, bias=False)
+def test_small_float32_matrices_stay_plain() -> None:
+    linear = random_linear(24, 40, torch.float32)
     linear.pack()
-    assert linear.weight.numel() == 0
+    assert linear.weight.shape == (24, 40)
 
 
 def test_rms_norm_rounds_before_the_weight() -> None:

@@ -64,6 +64,9 @@ async def test_a_connection_that_breaks_leaves_the_grant_for_its_server_to_revok
         await asyncio.sleep(0.001)
     shipping.cancel()
     await asyncio.gather(shipping, return_exceptions=True)
+    assert link.side.receiver is not None
+    while link.side.receiver._released:  # until its handler has ended
+        await asyncio.sleep(0.001)
     assert link.side.ends.closed == []
     link.side.inbox.revoke(grant.id)
     assert link.side.ends.closed == [(grant.id, "")]

@@ -333,7 +333,6 @@ async def test_closing_fails_what_is_under_way(link: Link) -> None:
     with pytest.raises(ShipError, match="closing"):
         await shipping
     await closing
-    link.sender = ZmqSender()
 
 
 async def test_a_taken_port_is_an_error(link: Link) -> None:

@@ -13,6 +13,19 @@ _DTYPES = (
 )
 
 
+def resolve_device(name: str) -> torch.device:
+    """"auto" (CUDA if there is any), "cpu", "cuda" or "cuda:N". Raises ValueError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"no such device: {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: torch finds no CUDA device")
+    return device
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """`"bfloat16"` or `"float32"` as torch's dtype; ValueError for another name."""
     for known, dtype, _ in _DTYPES:

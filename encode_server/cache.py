@@ -73,8 +73,9 @@ class EmbeddingCache(Generic[OwnerT]):
 
     @property
     def pins(self) -> int:
-        """Extents that nobody can have now."""
-        return sum(extent.owner is not None and extent.owner.hold is Hold.PINNED for extent in self._used)
+        """Extents that nobody can have now; from any thread."""
+        owners = [extent.owner for extent in list(self._used)]
+        return sum(owner is not None and owner.hold is Hold.PINNED for owner in owners)
 
     def view(self, extent: Extent[OwnerT]) -> memoryview:
         return self._buffer[extent.offset : extent.offset + extent.size]

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TypeVarTuple
 
 from common.errors import (
     BadMediaError,
@@ -33,8 +32,6 @@ from encode_server.preprocessor import Preprocessor
 
 log = logging.getLogger(__name__)
 
-_BATCHES_AHEAD = 2  # preprocessed and not yet taken by the tower: one to keep it busy, one in the making
-_Args = TypeVarTuple("_Args")
 _CACHE = "embeddings"  # label of the cache metrics
 
 
@@ -213,7 +210,8 @@ class EncodeEngine:
     # -- state of the whole --------------------------------------------------------------------------------------------
 
     def load(self) -> common_pb2.Load:
-        stages = [item.stage for item in self._live]
+        """What waits and what runs; from any thread."""
+        stages = [item.stage for item in list(self._live)]  # a copy: metrics are read from a thread of their own
         return common_pb2.Load(
             queue_seconds=self._pipeline.queue_seconds(),
             running=stages.count(Stage.PREPARING) + stages.count(Stage.ENCODING),
@@ -249,8 +247,6 @@ class EncodeEngine:
         for item in list(self._live):
             if not (only_unbegun and item.begun):
                 self._fail(item, MovedError("this encode server is shutting down"))
-
-    # -- the way of an item --------------------------------------------------------------------------------------------
 
     def _find(self, opening: Opening) -> Item | None:
         if self._draining:

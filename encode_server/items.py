@@ -4,7 +4,7 @@
                     ^                                   |  room was needed
                     +------------- a grant ---------- SHELVED
 
-and FAILED from anywhere. Items belong to the event loop: nothing here may be called from another thread.
+and FAILED from anywhere. Items belong to the event loop; other threads may only look.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Item:
     def hold(self) -> Hold:
         if self.stage is not Stage.FINISHED or self.granted:
             return Hold.PINNED
-        return Hold.RESERVED if any(not claim.shipped for claim in self.claims) else Hold.FREE
+        return Hold.RESERVED if any(not claim.shipped for claim in tuple(self.claims)) else Hold.FREE
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Item:
 
     @property
     def granted(self) -> bool:
-        return any(claim.grants for claim in self.claims)
+        return any(claim.grants for claim in tuple(self.claims))  # a copy: metrics are read from another thread
 
     @property
     def patches(self) -> int:

@@ -71,7 +71,8 @@ class Pipeline:
         )
         self._max_ahead = _BATCHES_AHEAD * max_batch_patches
         self._queue: FairQueue[Item] = FairQueue()
-        self._preparing: dict[Item, asyncio.Task[None]] = {}
+        self._preparing: dict[Item, asyncio.Task[None]] = {}  # those that a thread is at, wanted or not
+        self._before_tower: set[Item] = set()  # those that are wanted and not with the batcher yet
         self._turn = asyncio.Event()  # something changed that may let the next item in
         metrics.watch("epd_cache_bytes", "Bytes of embeddings in the pool", lambda: self._cache.used_bytes)
         metrics.watch("epd_cache_pins", "Embeddings that can't make room now", lambda: self._cache.pins)
@@ -105,6 +106,7 @@ class Pipeline:
     def enqueue(self, item: Item) -> None:
         """Has `item` made, in its turn. Its plan and its media are known."""
         self._queue.push(item.request_id, item)
+        self._before_tower.add(item)
         item.move(Stage.WAITING)
         self.wake()
 
@@ -115,6 +117,7 @@ class Pipeline:
             self._queue.remove(item.request_id, item)
         if item.job is not None and self._batcher.cancel(item.job):
             item.job = None
+        self._before_tower.discard(item)
         item.fail(error)
         self.release(item)
 
@@ -137,8 +140,8 @@ class Pipeline:
     # -- load ----------------------------------------------------------------------------------------------------------
 
     def queue_seconds(self) -> float:
-        """Estimated seconds until everything that is here now is encoded."""
-        before = sum(item.patches for item in self._queue) + sum(item.patches for item in self._preparing)
+        """Estimated seconds until everything that is here now is encoded; from any thread."""
+        before = sum(item.patches for item in list(self._before_tower))
         speed = self._tower.patches_per_second
         tower = before / speed + self._batcher.seconds_of_work(speed)
         return max(tower, before / self._preprocessor.patches_per_second)
@@ -222,6 +225,7 @@ class Pipeline:
             report=lambda event: self._post(self._on_job, item, event),
         )
         item.move(Stage.ENCODING)
+        self._before_tower.remove(item)
         self._batcher.put(item.job)
 
     def _on_job(self, item: Item, event: JobEvent) -> None:

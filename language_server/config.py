@@ -18,7 +18,7 @@ class LanguageConfig(CommonOptions):
     data_listen: Address = option("127.0.0.1:9003", help="address of the embedding data plane")
     data_advertise: Address | None = option(None, help="the data plane's address as encode servers see it")
     metrics_listen: Address | None = option("127.0.0.1:9102", help="Prometheus address")
-    device: str = option("cpu", help="cpu, cuda, cuda:1")
+    device: str = option("auto", help="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "bfloat16", "float32"] = option("auto", help="auto: the checkpoint's")
     max_model_len: int = option(0, help="longest prompt and answer together, in tokens; 0: the model's own")
     max_num_seqs: int = option(64, help="requests that run at once")

@@ -13,7 +13,7 @@ from common.models.config import ModelConfig, load_config
 from common.models.weights import load_language
 from common.pb import common_pb2 as pb
 from common.rpc import PROTOCOL_VERSION
-from common.tensors import dtype_to_wire, torch_dtype
+from common.tensors import dtype_to_wire, resolve_device, torch_dtype
 from language_server.engine.admission import Limits
 from language_server.engine.arena import Arena
 from language_server.engine.engine import Engine, EngineConfig
@@ -38,7 +38,7 @@ def build_engine(options: EngineOptions, arena: Arena) -> tuple[Engine, pb.Model
     model_dir = Path(options.model_dir)
     config = load_config(model_dir)
     dtype = torch_dtype(config.dtype if options.dtype == "auto" else options.dtype)
-    device = torch.device(options.device)
+    device = resolve_device(options.device)
     model = load_language(model_dir, dtype=dtype, device=device)
 
     text = config.text

@@ -201,22 +201,27 @@ def test_no_deepstack_in_text_only_classes(tmp_path: Path) -> None:
     assert not any("deepstack" in name for module in model.modules() for name in vars(module))
 
 
-def test_block_fp8_is_dequantised(tmp_path: Path) -> None:
-    """Scales of each expert in the orientation of its weights, cut-off blocks included."""
+def quantize_fp8(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A matrix, or a stack of them, as float8, its random scales per 128 x 128 block, and what the two stand for."""
+    rows, columns = -(-tensor.shape[-2] // 128), -(-tensor.shape[-1] // 128)
+    scale = 0.5 + torch.rand(*tensor.shape[:-2], rows, columns)
+    spread = scale.repeat_interleave(128, -2).repeat_interleave(128, -1)
+    spread = spread[..., : tensor.shape[-2], : tensor.shape[-1]]
+    quantized = (tensor / spread).to(torch.float8_e4m3fn)
+    return quantized, scale, quantized.float() * spread
+
+
+@pytest.mark.parametrize(("kind", "experts"), [("text_moe", "separate"), ("moe", "in_out"), ("moe", "out_in")])
+def test_block_fp8_is_dequantised(kind: Kind, experts: ExpertLayout, tmp_path: Path) -> None:
+    """Blocks at the edges are cut off; scales of stacked experts lie as their weights do."""
     text = {"hidden_size": 160, "moe_intermediate_size": 136, "num_hidden_layers": 3}
-    directory = write_checkpoint(tmp_path, "text_moe", experts="separate", text=text)
-    tensors = load_file(directory / "model.safetensors")
+    directory = write_checkpoint(tmp_path, kind, experts=experts, text=text, vision={"out_hidden_size": 160})
     quantized, rounded = {}, {}
-    for name, tensor in tensors.items():
-        if not name.endswith("_proj.weight"):
+    for name, tensor in load_file(directory / "model.safetensors").items():
+        if ".visual." not in name and name.endswith(("_proj", "_proj.weight")):
+            quantized[name], quantized[f"{name}_scale_inv"], rounded[name] = quantize_fp8(tensor)
+        else:
             quantized[name] = rounded[name] = tensor
-            continue
-        rows, columns = -(-tensor.shape[0] // 128), -(-tensor.shape[1] // 128)
-        scale = 0.5 + torch.rand(rows, columns)
-        spread = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)[: tensor.shape[0], : tensor.shape[1]]
-        quantized[name] = (tensor / spread).to(torch.float8_e4m3fn)
-        quantized[f"{name}_scale_inv"] = scale
-        rounded[name] = quantized[name].float() * spread
     save_file(rounded, directory / "model.safetensors")
     expected = logits(directory)
     save_file(quantized, directory / "model.safetensors")

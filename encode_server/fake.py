@@ -57,7 +57,7 @@ class FakeEncodeConfig(CommonOptions):
 
     model: Path | None = option(None, help="checkpoint directory; weights are not needed", metavar="DIR")
     listen: Address = option("127.0.0.1:9001", help="gRPC address")
-    metrics_listen: Address = option("127.0.0.1:9101", help="Prometheus address")
+    metrics_listen: Address | None = option("127.0.0.1:9101", help="Prometheus address")
     transport: TransportChoice = option("auto", help="data plane to language servers; auto: the one that each prefers")
     dtype: Literal["auto", "bfloat16", "float32"] = option("auto", help="of embeddings; auto: the checkpoint's")
     encode_cache_bytes: Size = option(256 << 20, help="embeddings that are kept")
@@ -126,11 +126,11 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
         self._health = rpc.HealthReporter(self._server, [SERVICE])
         encode_pb2_grpc.add_EncodeServiceServicer_to_server(self, self._server)
         port = rpc.add_port(self._server, config.listen)
-        metrics_port, self._stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
-        self.addresses = {
-            "grpc": join(split_address(config.listen)[0], port),
-            "metrics": join(split_address(config.metrics_listen)[0], metrics_port),
-        }
+        self.addresses["grpc"] = join(split_address(config.listen)[0], port)
+        self._stop_metrics = None
+        if config.metrics_listen is not None:
+            metrics_port, self._stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
+            self.addresses["metrics"] = join(split_address(config.metrics_listen)[0], metrics_port)
         await self._server.start()
         await self._health.set(True)
 
@@ -140,7 +140,8 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
         await self.engine.drain(drain_seconds)
         await self._server.stop(grace=1.0)
         await self._senders.close()
-        self._stop_metrics()
+        if self._stop_metrics is not None:
+            await asyncio.to_thread(self._stop_metrics)
 
     async def GetModelInfo(self, request: common_pb2.GetModelInfoRequest, context: object) -> common_pb2.ModelInfo:
         return self.info

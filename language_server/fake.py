@@ -57,7 +57,7 @@ class FakeLanguageConfig(CommonOptions):
     data_advertise: str | None = option(
         None, help="the data plane's address as encode servers see it", metavar="HOST[:PORT]"
     )
-    metrics_listen: Address = option("127.0.0.1:9102", help="Prometheus address")
+    metrics_listen: Address | None = option("127.0.0.1:9102", help="Prometheus address")
     dtype: Literal["auto", "bfloat16", "float32"] = option("auto", help="of embeddings; auto: the checkpoint's")
     max_model_len: int = option(0, help="longest prompt and answer together, in tokens; 0: the model's own")
     max_waiting: int = option(1024, help="requests at once; more are refused")
@@ -136,12 +136,14 @@ class FakeLanguageServer(language_pb2_grpc.LanguageServiceServicer):
         grpc_receiver.advertise(advertised(config.listen, outside, port))
         for receiver in self._receivers:
             await receiver.start()
-        metrics_port, self._stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
         self.addresses = {
             "grpc": join(split_address(config.listen)[0], port),
             "data": zmq_receiver.endpoint.address,
-            "metrics": join(split_address(config.metrics_listen)[0], metrics_port),
         }
+        self._stop_metrics = None
+        if config.metrics_listen is not None:
+            metrics_port, self._stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
+            self.addresses["metrics"] = join(split_address(config.metrics_listen)[0], metrics_port)
 
     async def stop(self, drain_seconds: float) -> None:
         """Refuses new requests, lets running ones finish for `drain_seconds`, moves the rest elsewhere."""
@@ -156,7 +158,8 @@ class FakeLanguageServer(language_pb2_grpc.LanguageServiceServicer):
         for receiver in self._receivers:
             await receiver.stop()
         await self._server.stop(grace=1.0)
-        self._stop_metrics()
+        if self._stop_metrics is not None:
+            await asyncio.to_thread(self._stop_metrics)
 
     # -- the engine's events -----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from common.pb import common_pb2
 
-_CODES = dict(common_pb2.Error.Code.items()[1:])  # by name; the first one is no error
+_CODES = common_pb2.Error.Code.keys()[1:]  # the first one is no error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Rule:
     def failure(self) -> common_pb2.Error | None:
         if self.error is None:
             return None
-        return common_pb2.Error(code=_CODES[self.error], message=self.message)
+        return common_pb2.Error(code=self.error, message=self.message)
 
 
 @dataclass(frozen=True, kw_only=True)

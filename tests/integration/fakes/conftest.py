@@ -21,8 +21,8 @@ def encode_server() -> EncodeServers:
 
     @asynccontextmanager
     async def start(**options: object) -> AsyncIterator[FakeEncodeServer]:
-        places = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
-        server = FakeEncodeServer(FakeEncodeConfig(model=MODEL, **places, **options))
+        places = {"listen": "127.0.0.1:0", "metrics_listen": None}
+        server = FakeEncodeServer(FakeEncodeConfig(model=MODEL, **{**places, **options}))
         await server.start()
         try:
             yield server
@@ -38,9 +38,9 @@ def language_server() -> LanguageServers:
 
     @asynccontextmanager
     async def start(**options: object) -> AsyncIterator[FakeLanguageServer]:
-        places = dict.fromkeys(("listen", "data_listen", "metrics_listen"), "127.0.0.1:0")
+        places = {"listen": "127.0.0.1:0", "data_listen": "127.0.0.1:0", "metrics_listen": None}
         options = {"rate": 0.0, **options}
-        server = FakeLanguageServer(FakeLanguageConfig(model=MODEL, **places, **options))
+        server = FakeLanguageServer(FakeLanguageConfig(model=MODEL, **{**places, **options}))
         await server.start()
         try:
             yield server

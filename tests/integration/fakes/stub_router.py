@@ -191,6 +191,7 @@ class StubRouter:
 
     async def end(self, handle: int) -> Answer:
         await asyncio.wait_for(self._ends[handle].wait(), 20)
+        await asyncio.gather(*self._encodes)
         return self.answers[handle]
 
     async def ask(self, prompt: Sequence[int | bytes], *, pad: int, **more: object) -> Answer:

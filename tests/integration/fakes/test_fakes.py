@@ -89,36 +89,44 @@ async def test_many_requests_with_little_room_all_end_well(
 ) -> None:
     """Room for two images, sixteen wanted at once by eight requests."""
     room = 2 * 250 * 192 * 4 * 2
-    async with encode_server() as encode, language_server(inbox_bytes=room) as language:
-        async with router(encode, language).session() as session:
-            handles = [
-                await session.start([5, image_of(320, 320, i), 6, image_of(320, 320, 100 + i)], pad=PAD)
-                for i in range(8)
-            ]
-            answers = [await session.end(handle) for handle in handles]
-            assert {answer.finished.reason for answer in answers} == {pb.Finished.STOP}
-            assert metric(language, "epd_inbox_bytes") <= room
+    async with (
+        encode_server() as encode,
+        language_server(inbox_bytes=room) as language,
+        router(encode, language).session() as session,
+    ):
+        handles = [
+            await session.start([5, image_of(320, 320, i), 6, image_of(320, 320, 100 + i)], pad=PAD) for i in range(8)
+        ]
+        answers = [await session.end(handle) for handle in handles]
+        assert {answer.finished.reason for answer in answers} == {pb.Finished.STOP}
+        assert metric(language, "epd_inbox_bytes") <= room
 
 
 @pytest.mark.parametrize("transport", ["zmq", "grpc"])
 async def test_corrupt_frames_lead_to_a_new_need_until_the_budget_is_spent(
     transport: str, encode_server: EncodeServers, language_server: LanguageServers
 ) -> None:
-    async with encode_server(transport=transport, corrupt_rate=1.0) as encode, language_server() as language:
-        async with router(encode, language).session() as session:
-            answer = await session.ask([5, image_of(64, 64)], pad=PAD)
-            assert answer.finished.error.code == common_pb2.Error.MEDIA_LOST
-            assert len(answer.grants) == 3
-            assert metric(language, "epd_frames_rejected_total", reason="checksum") == 3
-            assert transferred(encode) == {}
+    async with (
+        encode_server(transport=transport, corrupt_rate=1.0) as encode,
+        language_server() as language,
+        router(encode, language).session() as session,
+    ):
+        answer = await session.ask([5, image_of(64, 64)], pad=PAD)
+        assert answer.finished.error.code == common_pb2.Error.MEDIA_LOST
+        assert len(answer.grants) == 3
+        assert metric(language, "epd_frames_rejected_total", reason="checksum") == 3
+        assert transferred(encode) == {}
 
 
 async def test_some_corrupt_frames_do_no_harm(encode_server: EncodeServers, language_server: LanguageServers) -> None:
-    async with encode_server(corrupt_rate=0.3, seed=7) as encode, language_server() as language:
-        async with router(encode, language).session() as session:
-            answers = [await session.ask([5, image_of(64, 64, i)], pad=PAD) for i in range(10)]
-            assert {answer.finished.reason for answer in answers} == {pb.Finished.STOP}
-            assert metric(language, "epd_frames_rejected_total", reason="checksum") > 0
+    async with (
+        encode_server(corrupt_rate=0.2, seed=4) as encode,
+        language_server() as language,
+        router(encode, language).session() as session,
+    ):
+        answers = [await session.ask([5, image_of(64, 64, i)], pad=PAD) for i in range(10)]
+        assert {answer.finished.reason for answer in answers} == {pb.Finished.STOP}
+        assert metric(language, "epd_frames_rejected_total", reason="checksum") > 0
 
 
 @pytest.mark.parametrize("transport", ["zmq", "grpc"])
@@ -126,11 +134,14 @@ async def test_a_withheld_frame_leads_to_a_new_need(
     transport: str, encode_server: EncodeServers, language_server: LanguageServers
 ) -> None:
     options = {"transport": transport, "drop_rate": 0.5, "seed": 2, "receipt_seconds": 0.2}
-    async with encode_server(**options) as encode, language_server() as language:
-        async with router(encode, language).session() as session:
-            answers = [await session.ask([5, image_of(64, 64, i)], pad=PAD) for i in range(4)]
-            assert {answer.finished.reason for answer in answers} == {pb.Finished.STOP}
-            assert sum(len(answer.grants) for answer in answers) > 4
+    async with (
+        encode_server(**options) as encode,
+        language_server() as language,
+        router(encode, language).session() as session,
+    ):
+        answers = [await session.ask([5, image_of(64, 64, i)], pad=PAD) for i in range(4)]
+        assert {answer.finished.reason for answer in answers} == {pb.Finished.STOP}
+        assert sum(len(answer.grants) for answer in answers) > 4
 
 
 async def test_embeddings_that_are_not_the_fakes_are_found_out(
@@ -139,33 +150,41 @@ async def test_embeddings_that_are_not_the_fakes_are_found_out(
     """Right checksums over wrong bytes: what only a mistake in the encode server could do."""
     monkeypatch.setattr("encode_server.fake_engine.fake_embedding", lambda key, layout: bytes(layout.total_bytes))
     for verify in (True, False):
-        async with encode_server() as encode, language_server(verify=verify) as language:
-            async with router(encode, language).session() as session:
-                answer = await session.ask([5, image_of(64, 64)], pad=PAD)
-                assert (answer.finished.reason == pb.Finished.ERROR) is verify
+        async with (
+            encode_server() as encode,
+            language_server(verify=verify) as language,
+            router(encode, language).session() as session,
+        ):
+            answer = await session.ask([5, image_of(64, 64)], pad=PAD)
+            assert (answer.finished.reason == pb.Finished.ERROR) is verify
 
 
 async def test_a_grant_that_is_lost_is_given_anew(
     encode_server: EncodeServers, language_server: LanguageServers
 ) -> None:
-    async with encode_server(fail_rate=0.5, seed=1) as encode, language_server() as language:
-        async with router(encode, language).session() as session:
-            answer = await session.ask([5, image_of(64, 64)], pad=PAD)
-            assert answer.finished.reason == pb.Finished.STOP
-            assert len(answer.grants) > 1
-            errors = [event.error for event in answer.encode_events if event.HasField("error")]
-            assert {error.code for error in errors} == {common_pb2.Error.INTERNAL}
+    async with (
+        encode_server(fail_rate=0.5, seed=1) as encode,
+        language_server() as language,
+        router(encode, language).session() as session,
+    ):
+        answer = await session.ask([5, image_of(64, 64)], pad=PAD)
+        assert answer.finished.reason == pb.Finished.STOP
+        assert len(answer.grants) > 1
+        errors = [event.error for event in answer.encode_events if event.HasField("error")]
+        assert {error.code for error in errors} == {common_pb2.Error.INTERNAL}
 
 
 async def test_steps_of_all_requests_come_in_one_message(language_server: LanguageServers, tmp_path: Path) -> None:
     script = tmp_path / "script.json"
     script.write_text(json.dumps([{"answer": "one two three four five six seven eight", "tokens_per_second": 100}]))
-    async with language_server(script=script) as language:
-        async with StubRouter("", language.addresses["grpc"]).language_session() as session:
-            handles = [await session.start([5, 6, 7], pad=PAD) for _ in range(20)]
-            answers = [await session.end(handle) for handle in handles]
-            tokens = sum(len(answer.token_ids) for answer in answers)
-            assert session.messages_with_outputs < tokens / 5
+    async with (
+        language_server(script=script) as language,
+        StubRouter("", language.addresses["grpc"]).language_session() as session,
+    ):
+        handles = [await session.start([5, 6, 7], pad=PAD) for _ in range(20)]
+        answers = [await session.end(handle) for handle in handles]
+        tokens = sum(len(answer.token_ids) for answer in answers)
+        assert session.messages_with_outputs < tokens / 5
 
 
 class TestAnswers:
@@ -265,22 +284,26 @@ class TestAnswers:
     async def test_bad_requests_are_refused(
         self, language_server: LanguageServers, words: str, changes: dict[str, object]
     ) -> None:
-        async with language_server() as language:
-            async with StubRouter("", language.addresses["grpc"]).language_session() as session:
-                good = {"prompt_ids": [5, 6], "sampling": pb.SamplingParams(max_tokens=5)}
-                finished = await session.ask_raw(**{**good, **changes})
-                assert words in finished.error.message
-                assert finished.error.code in (
-                    common_pb2.Error.INVALID_REQUEST,
-                    common_pb2.Error.CONTEXT_LENGTH_EXCEEDED,
-                )
+        async with (
+            language_server() as language,
+            StubRouter("", language.addresses["grpc"]).language_session() as session,
+        ):
+            good = {"prompt_ids": [5, 6], "sampling": pb.SamplingParams(max_tokens=5)}
+            finished = await session.ask_raw(**{**good, **changes})
+            assert words in finished.error.message
+            assert finished.error.code in (
+                common_pb2.Error.INVALID_REQUEST,
+                common_pb2.Error.CONTEXT_LENGTH_EXCEEDED,
+            )
 
     async def test_another_model_is_a_mismatch(self, language_server: LanguageServers) -> None:
-        async with language_server() as language:
-            async with StubRouter("", language.addresses["grpc"]).language_session() as session:
-                session.info.fingerprint = bytes(32)
-                answer = await session.ask([5], pad=PAD)
-                assert answer.finished.error.code == common_pb2.Error.MODEL_MISMATCH
+        async with (
+            language_server() as language,
+            StubRouter("", language.addresses["grpc"]).language_session() as session,
+        ):
+            session.info.fingerprint = bytes(32)
+            answer = await session.ask([5], pad=PAD)
+            assert answer.finished.error.code == common_pb2.Error.MODEL_MISMATCH
 
 
 class TestEncodeStreams:
@@ -347,93 +370,103 @@ class TestEncodeStreams:
     async def test_metadata_does_not_wait_for_the_queue_and_cancelling_leaves_it(
         self, encode_server: EncodeServers
     ) -> None:
-        async with encode_server(delay=60.0) as encode:
-            async with StubRouter(encode.addresses["grpc"], "").encode_session() as session:
-                calls = []
-                for number in range(3):
-                    call = EncodeCall(session.encode)
-                    fingerprint = session.encode_info.fingerprint
-                    kind = await call.open(
-                        [image_of(64, 64, number)], key=bytes([number]) * 32, fingerprint=fingerprint
-                    )
-                    assert kind == "metadata"
-                    calls.append(call)
-                assert calls[-1].events[-1].load.queue_seconds == pytest.approx(180.0)
-                for call in calls:
-                    call.call.cancel()
-                async with asyncio.timeout(5):
-                    while encode.engine.load().waiting + encode.engine.load().running:
-                        await asyncio.sleep(0.001)
-
-    async def test_a_full_queue_is_overload(self, encode_server: EncodeServers) -> None:
-        async with encode_server(delay=60.0, max_waiting_items=1) as encode:
-            async with StubRouter(encode.addresses["grpc"], "").encode_session() as session:
-                fingerprint = session.encode_info.fingerprint
-                first, second = EncodeCall(session.encode), EncodeCall(session.encode)
-                assert await first.open([image_of(64, 64)], key=b"a" * 32, fingerprint=fingerprint) == "metadata"
-                assert await second.open([image_of(64, 64)], key=b"b" * 32, fingerprint=fingerprint) == "error"
-                assert second.events[-1].error.code == common_pb2.Error.OVERLOADED
-
-    async def test_a_deadline_ends_the_stream(self, encode_server: EncodeServers) -> None:
-        async with encode_server(delay=60.0) as encode:
-            async with StubRouter(encode.addresses["grpc"], "").encode_session() as session:
+        async with (
+            encode_server(delay=60.0) as encode,
+            StubRouter(encode.addresses["grpc"], "").encode_session() as session,
+        ):
+            calls = []
+            for number in range(3):
                 call = EncodeCall(session.encode)
                 fingerprint = session.encode_info.fingerprint
-                await call.open([image_of(64, 64)], key=b"a" * 32, fingerprint=fingerprint, deadline_seconds=0.1)
-                assert await call.read() == "error"
-                assert call.events[-1].error.code == common_pb2.Error.DEADLINE_EXCEEDED
+                kind = await call.open([image_of(64, 64, number)], key=bytes([number]) * 32, fingerprint=fingerprint)
+                assert kind == "metadata"
+                calls.append(call)
+            assert calls[-1].events[-1].load.queue_seconds == pytest.approx(180.0)
+            for call in calls:
+                call.call.cancel()
+            async with asyncio.timeout(5):
+                while encode.engine.load().waiting + encode.engine.load().running:
+                    await asyncio.sleep(0.001)
+
+    async def test_a_full_queue_is_overload(self, encode_server: EncodeServers) -> None:
+        async with (
+            encode_server(delay=60.0, max_waiting_items=1) as encode,
+            StubRouter(encode.addresses["grpc"], "").encode_session() as session,
+        ):
+            fingerprint = session.encode_info.fingerprint
+            first, second = EncodeCall(session.encode), EncodeCall(session.encode)
+            assert await first.open([image_of(64, 64)], key=b"a" * 32, fingerprint=fingerprint) == "metadata"
+            assert await second.open([image_of(64, 64)], key=b"b" * 32, fingerprint=fingerprint) == "error"
+            assert second.events[-1].error.code == common_pb2.Error.OVERLOADED
+
+    async def test_a_deadline_ends_the_stream(self, encode_server: EncodeServers) -> None:
+        async with (
+            encode_server(delay=60.0) as encode,
+            StubRouter(encode.addresses["grpc"], "").encode_session() as session,
+        ):
+            call = EncodeCall(session.encode)
+            fingerprint = session.encode_info.fingerprint
+            await call.open([image_of(64, 64)], key=b"a" * 32, fingerprint=fingerprint, deadline_seconds=0.1)
+            assert await call.read() == "error"
+            assert call.events[-1].error.code == common_pb2.Error.DEADLINE_EXCEEDED
 
 
 async def test_model_files_are_those_of_the_checkpoint(language_server: LanguageServers) -> None:
-    async with language_server() as language:
-        async with StubRouter("", language.addresses["grpc"]).language_session() as session:
-            files: dict[str, bytes] = {}
-            ended = []
-            async for chunk in session.language.GetModelFiles(pb.GetModelFilesRequest()):
-                files[chunk.name] = files.get(chunk.name, b"") + chunk.data
-                ended += [chunk.name] if chunk.last else []
-            expected = {name: (MODEL / name).read_bytes() for name in ROUTER_FILES if (MODEL / name).is_file()}
-            assert files == expected
-            assert ended == list(expected)
+    async with (
+        language_server() as language,
+        StubRouter("", language.addresses["grpc"]).language_session() as session,
+    ):
+        files: dict[str, bytes] = {}
+        ended = []
+        async for chunk in session.language.GetModelFiles(pb.GetModelFilesRequest()):
+            files[chunk.name] = files.get(chunk.name, b"") + chunk.data
+            ended += [chunk.name] if chunk.last else []
+        expected = {name: (MODEL / name).read_bytes() for name in ROUTER_FILES if (MODEL / name).is_file()}
+        assert files == expected
+        assert ended == list(expected)
 
 
 class TestDraining:
     async def test_a_language_server_lets_requests_finish_and_moves_the_rest(
         self, language_server: LanguageServers
     ) -> None:
-        async with language_server(rate=50.0) as language:
-            async with StubRouter("", language.addresses["grpc"]).language_session() as session:
-                short = await session.start([5], pad=PAD, sampling=pb.SamplingParams(max_tokens=3))
-                long = await session.start([5], pad=PAD, sampling=pb.SamplingParams(max_tokens=9999, ignore_eos=True))
-                await session.heard(long)
-                stopping = asyncio.create_task(language.stop(0.3))
-                late = await session.start([5], pad=PAD)
-                assert (await session.end(late)).finished.error.code == common_pb2.Error.MOVED
-                assert (await session.end(short)).finished.reason == pb.Finished.LENGTH
-                moved = await session.end(long)
-                assert moved.finished.error.code == common_pb2.Error.MOVED
-                await stopping
-                language.stop = nothing  # type: ignore[method-assign]
+        async with (
+            language_server(rate=50.0) as language,
+            StubRouter("", language.addresses["grpc"]).language_session() as session,
+        ):
+            short = await session.start([5], pad=PAD, sampling=pb.SamplingParams(max_tokens=3))
+            long = await session.start([5], pad=PAD, sampling=pb.SamplingParams(max_tokens=9999, ignore_eos=True))
+            await session.heard(long)
+            stopping = asyncio.create_task(language.stop(0.3))
+            late = await session.start([5], pad=PAD)
+            assert (await session.end(late)).finished.error.code == common_pb2.Error.MOVED
+            assert (await session.end(short)).finished.reason == pb.Finished.LENGTH
+            moved = await session.end(long)
+            assert moved.finished.error.code == common_pb2.Error.MOVED
+            await stopping
+            language.stop = nothing  # type: ignore[method-assign]
 
     async def test_an_encode_server_hands_back_what_it_has_not_begun(self, encode_server: EncodeServers) -> None:
-        async with encode_server(delay=0.3) as encode:
-            async with StubRouter(encode.addresses["grpc"], "").encode_session() as session:
-                fingerprint = session.encode_info.fingerprint
-                begun, waiting, late = (EncodeCall(session.encode) for _ in range(3))
-                await begun.open([image_of(64, 64)], key=b"a" * 32, fingerprint=fingerprint)
-                await waiting.open([image_of(64, 64)], key=b"b" * 32, fingerprint=fingerprint)
-                stopping = asyncio.create_task(encode.stop(5.0))
-                await asyncio.sleep(0)
-                while not encode.engine.draining:
-                    await asyncio.sleep(0.001)
-                assert await late.open([image_of(64, 64)], key=b"c" * 32, fingerprint=fingerprint) == "error"
-                assert late.events[-1].error.code == common_pb2.Error.UNAVAILABLE
-                assert await waiting.read() == "error"
-                assert waiting.events[-1].error.code == common_pb2.Error.MOVED
-                await begun.done()
-                assert await begun.read() == "end"
-                await stopping
-                encode.stop = nothing  # type: ignore[method-assign]
+        async with (
+            encode_server(delay=0.3) as encode,
+            StubRouter(encode.addresses["grpc"], "").encode_session() as session,
+        ):
+            fingerprint = session.encode_info.fingerprint
+            begun, waiting, late = (EncodeCall(session.encode) for _ in range(3))
+            await begun.open([image_of(64, 64)], key=b"a" * 32, fingerprint=fingerprint)
+            await waiting.open([image_of(64, 64)], key=b"b" * 32, fingerprint=fingerprint)
+            stopping = asyncio.create_task(encode.stop(5.0))
+            await asyncio.sleep(0)
+            while not encode.engine.draining:
+                await asyncio.sleep(0.001)
+            assert await late.open([image_of(64, 64)], key=b"c" * 32, fingerprint=fingerprint) == "error"
+            assert late.events[-1].error.code == common_pb2.Error.UNAVAILABLE
+            assert await waiting.read() == "error"
+            assert waiting.events[-1].error.code == common_pb2.Error.MOVED
+            await begun.done()
+            assert await begun.read() == "end"
+            await stopping
+            encode.stop = nothing  # type: ignore[method-assign]
 
 
 async def nothing(drain_seconds: float) -> None:

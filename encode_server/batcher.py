@@ -103,8 +103,10 @@ class Piece:
 
 
 class Batcher:
-    """Args:
-    max_batch_patches: budget of one batch; only a single frame may exceed it, and then runs alone.
+    """Pieces that wait for the tower, and the books about what is in it.
+
+    Args:
+        max_batch_patches: budget of one batch; only a single frame may exceed it, and then runs alone.
     """
 
     def __init__(self, max_batch_patches: int) -> None:

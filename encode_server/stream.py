@@ -37,9 +37,11 @@ _DIGEST_BYTES = 32  # SHA-256
 
 
 class EncodeStream:
-    """Args:
-    fingerprint: of the model that is served; streams for another are refused.
-    max_item_bytes: media bytes of one item.
+    """From `open` to the last event; one for each call of the service.
+
+    Args:
+        fingerprint: of the model that is served; streams for another are refused.
+        max_item_bytes: media bytes of one item.
     """
 
     def __init__(

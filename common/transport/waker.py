@@ -21,10 +21,10 @@ class Waker:
         return self._read.fileno()
 
     def call(self, function: Callable[[], None]) -> None:
-        """Has `function` run by the polling thread, in the order of the calls."""
+        """Has `function` run by the polling thread, in the order of the calls; once closed, nothing is run any more."""
         self._calls.append(function)
-        # A full pipe holds a wake-up already.
-        with contextlib.suppress(BlockingIOError):
+        # A full pipe holds a wake-up already; a closed one has nobody to wake.
+        with contextlib.suppress(OSError):
             self._write.send(b"\0")
 
     def run(self) -> None:

@@ -30,8 +30,9 @@ class Answer:
 class EncodeCall:
     """One `Encode` stream."""
 
-    def __init__(self, stub: encode_pb2_grpc.EncodeServiceStub) -> None:
-        self.call = stub.Encode()
+    def __init__(self, router: StubRouter) -> None:
+        self.call = router.encode.Encode()
+        router.encode_calls.append(self)
         self.events: list[encode_pb2.EncodeEvent] = []
 
     async def read(self) -> str:
@@ -96,6 +97,7 @@ class StubRouter:
         self._ends: dict[int, asyncio.Event] = {}
         self._encodes: set[asyncio.Task[None]] = set()
         self._heard: dict[int, asyncio.Event] = {}
+        self.encode_calls: list[EncodeCall] = []
         self._handle = 0
         self.messages_with_outputs = 0
 
@@ -112,6 +114,8 @@ class StubRouter:
         try:
             yield self
         finally:
+            for call in self.encode_calls:
+                call.call.cancel()
             await self._channels[0].close(None)
 
     @asynccontextmanager
@@ -141,7 +145,7 @@ class StubRouter:
         )
 
     async def probe(self, image: bytes) -> common_pb2.MediaMetadata:
-        call = EncodeCall(self.encode)
+        call = EncodeCall(self)
         assert await call.open([image], key=self.key(image), fingerprint=self.info.fingerprint, is_probe=True) == (
             "metadata"
         )
@@ -218,7 +222,7 @@ class StubRouter:
 
     async def _deliver(self, need: pb.Need) -> None:
         """Has the item encoded and shipped; a failure that the language server can't know of is reported to it."""
-        call = EncodeCall(self.encode)
+        call = EncodeCall(self)
         outcome = await call.open([self._media[need.key]], key=need.key, fingerprint=self.info.fingerprint)
         if outcome == "metadata":
             outcome = await call.grant(need.grant)

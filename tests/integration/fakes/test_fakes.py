@@ -310,7 +310,7 @@ class TestEncodeStreams:
     async def test_a_key_that_is_known_asks_for_no_media(self, encode_server: EncodeServers) -> None:
         async with encode_server() as encode, StubRouter(encode.addresses["grpc"], "").encode_session() as session:
             for asked in (True, False):
-                call = EncodeCall(session.encode)
+                call = EncodeCall(session)
                 image = image_of(64, 64)
                 assert (
                     await call.open([image], key=b"k" * 32, fingerprint=session.encode_info.fingerprint) == "metadata"
@@ -322,7 +322,7 @@ class TestEncodeStreams:
     async def test_a_probe_keeps_nothing(self, encode_server: EncodeServers) -> None:
         async with encode_server() as encode, StubRouter(encode.addresses["grpc"], "").encode_session() as session:
             for _ in range(2):
-                call = EncodeCall(session.encode)
+                call = EncodeCall(session)
                 fingerprint = session.encode_info.fingerprint
                 image = image_of(64, 64)
                 assert await call.open([image], key=b"k" * 32, fingerprint=fingerprint, is_probe=True) == "metadata"
@@ -360,11 +360,11 @@ class TestEncodeStreams:
                 "key": b"k" * 32,
                 "fingerprint": session.encode_info.fingerprint,
             }
-            call = EncodeCall(session.encode)
+            call = EncodeCall(session)
             assert await call.open(**{**good, **changes}) == "error"
             assert common_pb2.Error.Code.Name(call.events[-1].error.code) == code
             assert await call.read() == "end"
-            again = EncodeCall(session.encode)
+            again = EncodeCall(session)
             assert await again.open(**good) == "metadata"
 
     async def test_metadata_does_not_wait_for_the_queue_and_cancelling_leaves_it(
@@ -376,7 +376,7 @@ class TestEncodeStreams:
         ):
             calls = []
             for number in range(3):
-                call = EncodeCall(session.encode)
+                call = EncodeCall(session)
                 fingerprint = session.encode_info.fingerprint
                 kind = await call.open([image_of(64, 64, number)], key=bytes([number]) * 32, fingerprint=fingerprint)
                 assert kind == "metadata"
@@ -394,7 +394,7 @@ class TestEncodeStreams:
             StubRouter(encode.addresses["grpc"], "").encode_session() as session,
         ):
             fingerprint = session.encode_info.fingerprint
-            first, second = EncodeCall(session.encode), EncodeCall(session.encode)
+            first, second = EncodeCall(session), EncodeCall(session)
             assert await first.open([image_of(64, 64)], key=b"a" * 32, fingerprint=fingerprint) == "metadata"
             assert await second.open([image_of(64, 64)], key=b"b" * 32, fingerprint=fingerprint) == "error"
             assert second.events[-1].error.code == common_pb2.Error.OVERLOADED
@@ -404,7 +404,7 @@ class TestEncodeStreams:
             encode_server(delay=60.0) as encode,
             StubRouter(encode.addresses["grpc"], "").encode_session() as session,
         ):
-            call = EncodeCall(session.encode)
+            call = EncodeCall(session)
             fingerprint = session.encode_info.fingerprint
             await call.open([image_of(64, 64)], key=b"a" * 32, fingerprint=fingerprint, deadline_seconds=0.1)
             assert await call.read() == "error"
@@ -452,7 +452,7 @@ class TestDraining:
             StubRouter(encode.addresses["grpc"], "").encode_session() as session,
         ):
             fingerprint = session.encode_info.fingerprint
-            begun, waiting, late = (EncodeCall(session.encode) for _ in range(3))
+            begun, waiting, late = (EncodeCall(session) for _ in range(3))
             await begun.open([image_of(64, 64)], key=b"a" * 32, fingerprint=fingerprint)
             await waiting.open([image_of(64, 64)], key=b"b" * 32, fingerprint=fingerprint)
             stopping = asyncio.create_task(encode.stop(5.0))

@@ -11,9 +11,23 @@ import hashlib
 
 from common.embeddings import EmbeddingLayout
 from common.media_key import MediaKey
+from common.pb import common_pb2
 
 _PERIOD = 65532
 _FINITE = bytes(byte & 0xBF for byte in range(256))
+
+
+def embedding_dtype(option: str, checkpoint: str) -> common_pb2.DType:
+    """What a fake's `--dtype` means for a checkpoint that was made in dtype `checkpoint`.
+
+    Raises:
+        ValueError: "auto", and the wire does not carry the checkpoint's own dtype.
+    """
+    known: dict[str, common_pb2.DType] = {"bfloat16": common_pb2.BFLOAT16, "float32": common_pb2.FLOAT32}
+    name = checkpoint if option == "auto" else option
+    if name not in known:
+        raise ValueError(f"embeddings are sent in {' or '.join(known)}, not in {name}; --dtype says which")
+    return known[name]
 
 
 def fake_embedding(key: MediaKey, layout: EmbeddingLayout) -> bytes:

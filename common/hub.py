@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 )
 
 from common.fingerprint import ROUTER_FILES, model_fingerprint, sampled_digest
+from common.models.roles import Role, role_files
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +51,10 @@ class ModelFiles:
         return model_fingerprint(self.directory, dict(self.absent_shards))
 
 
-def is_vision_tensor(name: str) -> bool:
-    """Whether the encode server needs the tensor; all others are the language server's."""
-    return name.startswith(("model.visual.", "visual."))
-
-
 def resolve_model(
     model: str,
     revision: str | None,
-    wants: Callable[[str], bool],
+    role: Role,
     progress: Callable[[str], None] = log.info,
     *,
     endpoint: str | None = None,
@@ -69,7 +65,7 @@ def resolve_model(
     Args:
         model: a directory, taken as it is, or a hub id ("Qwen/Qwen3-VL-30B-A3B-Instruct").
         revision: branch, tag or commit on the hub.
-        wants: whether the role needs the tensor of that name; a shard without any such tensor is not downloaded.
+        role: whose tensors are needed; a shard without any of them is not downloaded.
         progress: gets a line for each long step.
         endpoint: of the hub, instead of `HF_ENDPOINT`.
         cache_dir: instead of the usual cache.
@@ -87,7 +83,7 @@ def resolve_model(
         return ModelFiles(directory=directory)
     hub = _Hub(model=model, revision=revision or "main", endpoint=endpoint, cache_dir=cache_dir)
     try:
-        return _download(hub, wants, progress)
+        return _download(hub, role, progress)
     except HFValidationError:
         raise ModelNotFoundError(f"{model} is neither a directory nor a hub id") from None
     except GatedRepoError:
@@ -147,7 +143,7 @@ class _Hub:
         return huggingface_hub.hf_hub_url(self.model, name, revision=self.revision, endpoint=self.endpoint)
 
 
-def _download(hub: _Hub, wants: Callable[[str], bool], progress: Callable[[str], None]) -> ModelFiles:
+def _download(hub: _Hub, role: Role, progress: Callable[[str], None]) -> ModelFiles:
     directory = hub.get("config.json").parent
     # The first file has fixed the commit (the snapshot folder is named after it); a push in between can't mix two.
     hub = hub.at(directory.name)
@@ -159,7 +155,7 @@ def _download(hub: _Hub, wants: Callable[[str], bool], progress: Callable[[str],
         hub.get("model.safetensors")
         return ModelFiles(directory=directory)
     weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    wanted = sorted({shard for tensor, shard in weight_map.items() if wants(tensor)})
+    wanted = role_files(weight_map, role)
     others = sorted(set(weight_map.values()) - set(wanted))
     progress(f"{hub.model}: {len(wanted)} of {len(wanted) + len(others)} shards hold weights of this role")
     with ThreadPoolExecutor(_PARALLEL) as pool:

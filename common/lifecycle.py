@@ -17,8 +17,13 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
+from typing import Protocol
+
+from common.errors import EPDError
+from common.state import write_state
 
 log = logging.getLogger(__name__)
 
@@ -80,3 +85,51 @@ class Shutdown:
         self._loop.remove_reader(self._lifeline)
         log.warning("the parent process is gone: shutting down")
         self.request("parent process gone")
+
+
+class Server(Protocol):
+    """What has a beginning and an end."""
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        """By name, as in the state file; complete after `start`."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self, drain_seconds: float) -> None: ...
+
+
+class ServerConfig(Protocol):
+    @property
+    def state_file(self) -> Path | None: ...
+
+    @property
+    def drain_seconds(self) -> float: ...
+
+
+async def run_server(role: str, server: Server, failure: asyncio.Future[str], config: ServerConfig) -> int:
+    """A server's whole life: start, state file, wait, drain.
+
+    Args:
+        role: in the state file.
+        server: not started yet.
+        failure: set, with the reason, by a server that can't go on.
+        config: where the state file lies, and how long work may go on after SIGTERM.
+
+    Returns:
+        The process's exit status.
+    """
+    with Shutdown() as shutdown:
+        failure.add_done_callback(lambda reason: shutdown.request(reason.result()))
+        try:
+            await server.start()
+        except (EPDError, OSError, ValueError) as error:
+            log.error("can't start: %s", error)
+            return 1
+        write_state(config.state_file, role, server.addresses)
+        log.info("serving %s", ", ".join(f"{name} at {address}" for name, address in server.addresses.items()))
+        await shutdown.wait()
+        await server.stop(0.0 if failure.done() else config.drain_seconds)
+    if failure.done():
+        log.error("can't go on: %s", failure.result())
+    return 1 if failure.done() else 0

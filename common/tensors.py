@@ -14,7 +14,7 @@ _DTYPES = (
 
 
 def resolve_device(name: str) -> torch.device:
-    """"auto" (CUDA if there is any), "cpu", "cuda" or "cuda:N". Raises ValueError for a device that is not there."""
+    """ "auto" (CUDA if there is any), "cpu", "cuda" or "cuda:N". Raises ValueError for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

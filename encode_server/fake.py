@@ -24,6 +24,7 @@ from common import __version__, rpc
 from common.config import Address, CommonOptions, Size, option
 from common.embeddings import EmbeddingLayout
 from common.errors import BadMediaError, DeadlineError, EPDError, InternalError, InvalidRequestError, ModelMismatchError
+from common.fake_embeddings import embedding_dtype
 from common.fingerprint import model_fingerprint
 from common.lifecycle import Shutdown
 from common.media_key import PROCESSOR_VERSION
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVICE = "epd.v1.EncodeService"
-DTYPES: dict[str, common_pb2.DType] = {"bfloat16": common_pb2.BFLOAT16, "float32": common_pb2.FLOAT32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,15 +295,12 @@ def _model_info(model_dir: Path, dtype: str) -> common_pb2.ModelInfo:
     config = load_config(model_dir)
     if config.vision is None:
         raise ValueError(f"{config.architecture} has no vision tower: it needs no encode server")
-    name = config.dtype if dtype == "auto" else dtype
-    if name not in DTYPES:
-        raise ValueError(f"embeddings are sent in bfloat16 or float32, not in {name}; --dtype says which")
     return common_pb2.ModelInfo(
         fingerprint=model_fingerprint(model_dir),
         architecture=config.architecture,
         hidden=config.vision.out_hidden_size,
         levels=config.vision.levels,
-        dtype=DTYPES[name],
+        dtype=embedding_dtype(dtype, config.dtype),
         protocol=rpc.PROTOCOL_VERSION,
         merge_size=config.vision.merge_size,
         vision=True,

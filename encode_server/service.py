@@ -16,18 +16,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from common import __version__, rpc
-from common.config import describe
-from common.errors import EPDError
-from common.hub import is_vision_tensor, resolve_model
-from common.lifecycle import Shutdown
+from common.hub import resolve_model
+from common.lifecycle import run_server
 from common.media_key import PROCESSOR_VERSION
 from common.metrics import serve_metrics, split_address
 from common.models.config import ModelConfig, UnsupportedModelError, load_config
 from common.models.weights import load_vision
 from common.pb import common_pb2, embedding_pb2, encode_pb2_grpc
 from common.processor_config import read_rules
-from common.state import write_state
-from common.tensors import dtype_to_wire, torch_dtype
+from common.tensors import dtype_to_wire, resolve_device, torch_dtype
 from common.transport.address import join
 from common.transport.local import LocalHub, LocalSender
 from common.transport.senders import Senders, network_senders
@@ -171,12 +168,12 @@ class EncodeServer:
     def _load(self) -> None:
         """Resolves, checks and loads the checkpoint. Blocks."""
         config = self._config
-        files = resolve_model(config.model, config.revision, is_vision_tensor)
+        files = resolve_model(config.model, config.revision, "vision")
         model_config = load_config(files.directory)
         if model_config.vision is None:
             raise UnsupportedModelError(f"{model_config.architecture} has no vision tower: it needs no encode server")
         dtype = torch_dtype(model_config.dtype if config.dtype == "auto" else config.dtype)
-        device = self._device = _device(config.device)
+        device = self._device = resolve_device(config.device)
         limits = MediaLimits(max_bytes=config.max_item_bytes)
         self._processor = MediaProcessor(rules=read_rules(files.directory), limits=limits)
         log.info("loading the vision tower of %s in %s on %s", config.model, dtype, device)
@@ -214,40 +211,14 @@ async def watch_progress(engine: EncodeEngine, health: rpc.HealthReporter, *, st
 
 async def serve(config: EncodeConfig) -> int:
     """Runs an encode server until SIGTERM, or until its device fails; the process's exit status."""
-    log.info("options: %s", describe(config))
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    with Shutdown() as shutdown:
-        failure.add_done_callback(lambda reason: shutdown.request(reason.result()))
-        server = EncodeServer(config, on_failure=failure)
-        try:
-            await server.start()
-        except (EPDError, OSError, ValueError) as error:
-            log.error("can't start: %s", error)
-            return 1
-        write_state(config.state_file, "encode", server.addresses)
-        log.info("serving %s", ", ".join(f"{name} at {address}" for name, address in server.addresses.items()))
-        await shutdown.wait()
-        await server.stop(0.0 if failure.done() else config.drain_seconds)
-    return 1 if failure.done() else 0
+    return await run_server("encode", EncodeServer(config, on_failure=failure), failure, config)
 
 
 def _senders(config: EncodeConfig, hub: LocalHub | None) -> Senders:
     return (
         Senders({embedding_pb2.LOCAL: LocalSender(hub=hub)}) if hub is not None else network_senders(config.transport)
     )
-
-
-def _device(name: str) -> torch.device:
-    """Raises ValueError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"no such device: {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: torch finds no CUDA device")
-    return device
 
 
 def _model_info(config: ModelConfig, fingerprint: bytes, dtype: torch.dtype) -> common_pb2.ModelInfo:

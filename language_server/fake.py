@@ -21,6 +21,7 @@ from common import __version__, rpc
 from common.config import Address, CommonOptions, Size, option
 from common.embeddings import EmbeddingLayout
 from common.errors import MovedError
+from common.fake_embeddings import embedding_dtype
 from common.fingerprint import model_fingerprint
 from common.lifecycle import Shutdown
 from common.metrics import serve_metrics, split_address
@@ -44,7 +45,6 @@ from language_server.sessions import Sessions
 log = logging.getLogger(__name__)
 
 SERVICE = "epd.v1.LanguageService"
-DTYPES: dict[str, common_pb2.DType] = {"bfloat16": common_pb2.BFLOAT16, "float32": common_pb2.FLOAT32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,10 +235,12 @@ async def serve(config: FakeLanguageConfig) -> int:
 
 def _shape(config: ModelConfig, dtype: str) -> EmbeddingLayout:
     """The layout of one visual token."""
-    name = config.dtype if dtype == "auto" else dtype
-    if name not in DTYPES:
-        raise ValueError(f"embeddings are sent in bfloat16 or float32, not in {name}; --dtype says which")
-    return EmbeddingLayout(rows=1, hidden=config.text.hidden_size, levels=config.levels, dtype=DTYPES[name])
+    return EmbeddingLayout(
+        rows=1,
+        hidden=config.text.hidden_size,
+        levels=config.levels,
+        dtype=embedding_dtype(dtype, config.dtype),
+    )
 
 
 def _model_info(

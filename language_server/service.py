@@ -18,13 +18,12 @@ import grpc
 
 from common import __version__, rpc
 from common.embeddings import EmbeddingLayout
-from common.errors import EPDError, MovedError, UnavailableError
-from common.hub import is_vision_tensor, resolve_model
-from common.lifecycle import Shutdown
+from common.errors import MovedError, UnavailableError
+from common.hub import resolve_model
+from common.lifecycle import run_server
 from common.metrics import serve_metrics
 from common.pb import common_pb2, embedding_pb2, engine_pb2, language_pb2_grpc
 from common.pb import language_pb2 as pb
-from common.state import write_state
 from common.transport.address import advertised, join
 from common.transport.base import Receiver
 from common.transport.grpc import GrpcReceiver
@@ -72,9 +71,7 @@ class LanguageServer:
             EPDError, OSError, ValueError: what can't be loaded or bound, and why.
         """
         config = self._config
-        files = await asyncio.to_thread(
-            resolve_model, config.model, config.revision, lambda name: not is_vision_tensor(name)
-        )
+        files = await asyncio.to_thread(resolve_model, config.model, config.revision, "language")
         self.model_dir = files.directory
         fingerprint = await asyncio.to_thread(files.fingerprint)
         self._arena = Arena.create(config.inbox_bytes or default_inbox_bytes())
@@ -244,19 +241,7 @@ class _Servicer(language_pb2_grpc.LanguageServiceServicer):
 async def serve(config: LanguageConfig) -> int:
     """Runs a language server until SIGTERM, or until its engine fails; the process's exit status."""
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    with Shutdown() as shutdown:
-        failure.add_done_callback(lambda reason: shutdown.request(reason.result()))
-        server = LanguageServer(config, on_failure=failure)
-        try:
-            await server.start()
-        except (EPDError, OSError, ValueError) as error:
-            log.error("can't start: %s", error)
-            return 1
-        write_state(config.state_file, "language", server.addresses)
-        log.info("serving %s", ", ".join(f"{name} at {address}" for name, address in server.addresses.items()))
-        await shutdown.wait()
-        await server.stop(0.0 if failure.done() else config.drain_seconds)
-    return 1 if failure.done() else 0
+    return await run_server("language", LanguageServer(config, on_failure=failure), failure, config)
 
 
 def _engine_options(config: LanguageConfig, model_dir: str) -> EngineOptions:

@@ -130,7 +130,7 @@ class Fleet:
         return choose(servers, key, lambda server: server.load.queue_seconds, slack=0.5) if servers else None
 
     async def wait_for_encode(self, key: bytes, avoid: Collection[EncodeServer] = ()) -> EncodeServer | None:
-        """As `choose_encode`, but gives a server `failover_seconds` to come (back); one to avoid is better than none."""
+        """As `choose_encode`, but gives a server `failover_seconds` to come; one to avoid is better than none."""
         deadline = asyncio.get_running_loop().time() + self._config.failover_seconds
         while (server := self.choose_encode(key, avoid) or self.choose_encode(key)) is None:
             if asyncio.get_running_loop().time() >= deadline:

@@ -51,6 +51,7 @@ class ZmqReceiver:
         self._advertise = advertise
         self._endpoint = pb.Endpoint()
         self._writers: dict[bytes, bytes] = {}  # grant -> routing id of who writes under it
+        self._thread: threading.Thread | None = None
         self._running = False
         self._warn = RateLimitedLog(log)
 
@@ -114,11 +115,11 @@ class ZmqReceiver:
 
     async def stop(self) -> None:
         """Closes the socket; returns once the thread has ended, so that nothing is written any more."""
-        if not self._running:
-            return
-        self._waker.call(self._end)
-        await asyncio.to_thread(self._thread.join)
-        self._waker.close()
+        if self._thread is not None:
+            self._waker.call(self._end)
+            await asyncio.to_thread(self._thread.join)
+            self._waker.close()
+            self._thread = None
 
     def _end(self) -> None:
         self._running = False

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from common.fingerprint import model_fingerprint
-from common.hub import ModelNotFoundError, is_vision_tensor, resolve_model
+from common.hub import ModelNotFoundError, resolve_model
+from common.models.roles import Role
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -146,19 +147,13 @@ def directory_of(files: dict[str, bytes], path: Path) -> Path:
     return path
 
 
-def is_language_tensor(name: str) -> bool:
-    return not is_vision_tensor(name)
-
-
-@pytest.mark.parametrize(
-    ("wants", "shards"), [(is_vision_tensor, ["2"]), (is_language_tensor, ["1", "3"])], ids=["encode", "language"]
-)
+@pytest.mark.parametrize(("role", "shards"), [("vision", ["2"]), ("language", ["1", "3"])])
 def test_a_role_downloads_only_its_shards_and_knows_the_whole_model(
-    hub: Hub, cache: Path, tmp_path: Path, wants: object, shards: list[str]
+    hub: Hub, cache: Path, tmp_path: Path, role: Role, shards: list[str]
 ) -> None:
     hub.models["org/model"] = checkpoint()
     lines: list[str] = []
-    files = resolve_model("org/model", None, wants, lines.append, endpoint=hub.url, cache_dir=cache)  # type: ignore[arg-type]
+    files = resolve_model("org/model", None, role, lines.append, endpoint=hub.url, cache_dir=cache)
     here = sorted(path.name for path in files.directory.glob("*.safetensors"))
     assert here == [f"model-0000{i}-of-00003.safetensors" for i in shards]
     assert (files.directory / "tokenizer.json").is_file()
@@ -171,8 +166,8 @@ def test_both_roles_agree_and_a_fine_tune_differs(hub: Hub, cache: Path) -> None
     hub.models |= {"org/model": checkpoint(), "org/tuned": checkpoint(seed=1)}
 
     def fingerprint(model: str, vision: bool) -> bytes:
-        wants = is_vision_tensor if vision else is_language_tensor
-        return resolve_model(model, None, wants, endpoint=hub.url, cache_dir=cache / str(vision)).fingerprint()
+        role: Role = "vision" if vision else "language"
+        return resolve_model(model, None, role, endpoint=hub.url, cache_dir=cache / str(vision)).fingerprint()
 
     assert fingerprint("org/model", True) == fingerprint("org/model", False)
     assert fingerprint("org/tuned", True) == fingerprint("org/tuned", False)
@@ -181,18 +176,18 @@ def test_both_roles_agree_and_a_fine_tune_differs(hub: Hub, cache: Path) -> None
 
 def test_a_single_file_is_everybodys(hub: Hub, cache: Path, tmp_path: Path) -> None:
     hub.models["org/model"] = checkpoint(sharded=False)
-    files = resolve_model("org/model", None, is_vision_tensor, endpoint=hub.url, cache_dir=cache)
+    files = resolve_model("org/model", None, "vision", endpoint=hub.url, cache_dir=cache)
     assert files.fingerprint() == model_fingerprint(directory_of(checkpoint(sharded=False), tmp_path / "whole"))
 
 
 def test_the_second_start_needs_no_hub(hub: Hub, cache: Path) -> None:
     hub.models["org/model"] = checkpoint()
-    first = resolve_model("org/model", None, is_vision_tensor, endpoint=hub.url, cache_dir=cache)
+    first = resolve_model("org/model", None, "vision", endpoint=hub.url, cache_dir=cache)
     asked = hub.files.total(), hub.ranges.total()
-    resolve_model("org/model", None, is_vision_tensor, endpoint=hub.url, cache_dir=cache)
+    resolve_model("org/model", None, "vision", endpoint=hub.url, cache_dir=cache)
     assert (hub.files.total(), hub.ranges.total()) == asked
     hub.stop()
-    again = resolve_model("org/model", None, is_vision_tensor, endpoint=hub.url, cache_dir=cache)
+    again = resolve_model("org/model", None, "vision", endpoint=hub.url, cache_dir=cache)
     assert again.directory == first.directory
     assert again.fingerprint() == first.fingerprint()
 
@@ -214,21 +209,21 @@ def test_what_can_not_be_had_is_said_plainly(
     hub.models |= {"org/model": checkpoint(), "org/empty": {"README.md": b""}}
     hub.gated.add("org/gated")
     with pytest.raises(ModelNotFoundError, match=message):
-        resolve_model(model, revision, is_vision_tensor, endpoint=hub.url, cache_dir=cache)
+        resolve_model(model, revision, "vision", endpoint=hub.url, cache_dir=cache)
 
 
 def test_no_hub_and_nothing_in_the_cache(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelNotFoundError, match="the hub can't be reached"):
-        resolve_model("org/model", None, is_vision_tensor, endpoint=hub.url, cache_dir=cache)
+        resolve_model("org/model", None, "vision", endpoint=hub.url, cache_dir=cache)
 
 
 def test_a_directory_is_taken_as_it_is(tmp_path: Path) -> None:
     directory = directory_of(checkpoint(), tmp_path / "model")
-    files = resolve_model(str(directory), None, is_vision_tensor)
+    files = resolve_model(str(directory), None, "vision")
     assert files.directory == directory
     assert files.fingerprint() == model_fingerprint(directory)
     with pytest.raises(ValueError, match="--revision v1 makes no sense"):
-        resolve_model(str(directory), "v1", is_vision_tensor)
+        resolve_model(str(directory), "v1", "vision")
     with pytest.raises(ModelNotFoundError, match="has no config"):
-        resolve_model(str(tmp_path), None, is_vision_tensor)
+        resolve_model(str(tmp_path), None, "vision")

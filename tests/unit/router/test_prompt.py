@@ -58,7 +58,7 @@ def test_a_video_is_what_the_reference_writes() -> None:
 def test_items_and_placeholders_must_agree() -> None:
     for pieces, images in (([1000], []), (["a"], [image(1)]), ([1000], [image(1), image(2)])):
         with pytest.raises(InvalidRequestError):
-            expand(pieces, images=images, videos=[], tokens=TOKENS, tokenize=tokenize)  # type: ignore[arg-type]
+            expand(pieces, images=images, videos=[], tokens=TOKENS, tokenize=tokenize)
 
 
 def test_a_text_model_has_no_placeholders() -> None:

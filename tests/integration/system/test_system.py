@@ -6,6 +6,9 @@ import asyncio
 import base64
 import dataclasses
 import io
+import re
+import struct
+import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -222,21 +225,43 @@ async def test_a_client_that_leaves_frees_what_it_held(world: World) -> None:
     assert now["epd_requests_aborted_total"] == before["epd_requests_aborted_total"] + 1
 
 
+def bomb() -> bytes:
+    """A PNG of 3.6 gigapixels, in some hundred bytes."""
+    data = bytearray(png("bomb", 8, 8))
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
-    ("data", "word"),
+    ("data", "says"),
     [
-        (b"this is not an image", "image"),
-        (png("cut")[:500], "image"),
-        (b"", "empty"),
+        pytest.param(b"this is not an image", "image", id="not an image"),
+        pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image", id="unknown type"),
+        pytest.param(png("cut")[:500], "image", id="truncated"),
+        pytest.param(b"", "empty|bytes", id="empty"),
+        pytest.param(bomb(), "pixels", id="decompression bomb"),
     ],
 )
-async def test_bad_media_is_the_callers_error_and_disturbs_nobody(world: World, data: bytes, word: str) -> None:
+async def test_bad_media_is_the_callers_error_and_disturbs_nobody(world: World, data: bytes, says: str) -> None:
     messages, _ = one_image("bystander")
     bystander = asyncio.create_task(content(world, messages))
     with pytest.raises(openai.BadRequestError) as error:
         await ask(world, user(image_part(png("good")), image_part(data), text_part("What?")))
-    assert "image" in error.value.message.lower(), (word, error.value.message)
+    assert re.search(says, error.value.message), error.value.message
+    assert error.value.param == "messages[0].content[1]", "the error names the item"
     assert await bystander == await content(world, messages)
+
+
+async def test_too_long_a_prompt_is_the_callers_error(world: World) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        await ask(world, user(text_part("word " * 5000)))
+    assert error.value.code == "context_length_exceeded"
+
+
+async def test_more_images_than_allowed_are_the_callers_error(world: World) -> None:
+    with pytest.raises(openai.BadRequestError, match="image"):
+        await ask(world, user(*[image_part(png("many", 16, 16))] * 65))
 
 
 async def test_timings_name_every_stage(world: World) -> None:

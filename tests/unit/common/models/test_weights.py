@@ -236,40 +236,6 @@ def test_every_linear_is_packed_and_its_plain_weight_released(tmp_path: Path) ->
     assert all(module.gate_up_proj.numel() == 0 for module in model.modules() if isinstance(module, Experts))
 
 
-PEAK = """
-import sys
-from pathlib import Path
-import torch
-from common.models import weights
-torch.set_num_threads(1)
-torch.nn.functional.linear(torch.ones(2, 64), torch.ones(64, 64))
-def peak():
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) << 10
-
-before = peak()
-model = getattr(weights, sys.argv[2])(Path(sys.argv[1]), dtype=torch.float32)
-print(peak() - before)
-"""
-
-
-def test_peak_memory_is_the_roles_own_weights(tmp_path: Path) -> None:
-    """A tower of 200 MB is nothing to the language server, and nothing is held twice."""
-    vision = {"hidden_size": 768, "intermediate_size": 1024, "num_heads": 16, "depth": 5, "initializer_range": 0.02}
-    directory = write_checkpoint(tmp_path, "dense", vision=vision)
-    tower = sum(
-        tensor.nbytes
-        for name, tensor in load_file(directory / "model.safetensors").items()
-        if name.startswith("model.visual.")
-    )
-    assert tower > 200e6
-    grown = {
-        load: int(subprocess.check_output([sys.executable, "-c", PEAK, str(directory), load], text=True))
-        for load in ("load_language", "load_vision")
-    }
-    assert grown["load_language"] < 60e6
-    assert tower * 0.9 < grown["load_vision"] < tower * 1.5
-
-
 def test_transformers_is_not_imported() -> None:
     """It alone would cost seconds of every start."""
     code = "import sys, common.models.weights; sys.exit('transformers' in sys.modules)"

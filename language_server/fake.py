@@ -62,7 +62,11 @@ class FakeLanguageConfig(CommonOptions):
     max_model_len: int = option(0, help="longest prompt and answer together, in tokens; 0: the model's own")
     max_waiting: int = option(1024, help="requests at once; more are refused")
     inbox_bytes: Size = option(256 << 20, help="room for received embeddings, and for the keys of earlier ones")
-    script: Path | None = option(None, help="JSON list or JSON lines of answers; see the module's text", metavar="FILE")
+    script: Path | None = option(
+        None,
+        help="answers: a JSON list, or JSON lines, of objects with match, answer, tokens_per_second, error, message",
+        metavar="FILE",
+    )
     rate: float = option(100.0, help="tokens a second of each request; 0: all at once")
     verify: bool = option(True, help="refuse embeddings that are not a fake encode server's")
     drain_seconds: float = option(30.0, help="after SIGTERM, before running requests are moved elsewhere")

@@ -18,43 +18,59 @@ _THREAD_BYTES = 1 << 20  # from here on parsing leaves the event loop
 _DISCARD_S = 2.0
 
 
-async def read_body(receive: Receive, headers: Mapping[str, str], *, limit: int, hold: Hold) -> bytearray:
-    """The body, of at most `limit` bytes, which are added to `hold`.
+class Body:
+    """The body of one request, on its way in.
 
-    Raises:
-        Problem: 400, 413 or 415, by what is wrong.
-        OverloadedError: from `hold`.
-        CancelledError: the client left before the end.
+    Args:
+        receive: of ASGI.
+        headers: of the request.
     """
-    content_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
-        raise Problem(
-            400, f"the content type has to be application/json, not {content_type!r}", code="invalid_content_type"
-        )
-    if (length := headers.get("content-length", "")).isdecimal():
-        _check_size(int(length), limit)
-    body = bytearray()
-    while True:
-        message = await receive()
+
+    def __init__(self, receive: Receive, headers: Mapping[str, str]) -> None:
+        self._receive = receive
+        self._headers = headers
+        self._complete = False
+
+    async def read(self, *, limit: int, hold: Hold) -> bytearray:
+        """All of it, of at most `limit` bytes, which are added to `hold`.
+
+        Raises:
+            Problem: 400 or 413, by what is wrong.
+            OverloadedError: from `hold`.
+            CancelledError: the client left before the end.
+        """
+        content_type = self._headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if content_type != "application/json" and not content_type.endswith("+json"):
+            message = f"the content type has to be application/json, not {content_type!r}"
+            raise Problem(400, message, code="invalid_content_type")
+        if (length := self._headers.get("content-length", "")).isdecimal():
+            _check_size(int(length), limit)
+        body = bytearray()
+        while not self._complete:
+            chunk = await self._next()
+            _check_size(len(body) + len(chunk), limit)
+            hold.add(len(chunk))
+            body += chunk
+        return body
+
+    async def discard(self) -> None:
+        """Reads the rest of a body that was refused, for a moment.
+
+        Most clients look for an answer only after they have sent everything, and lose it if the connection is closed
+        before.
+        """
+        with contextlib.suppress(TimeoutError, CancelledError):
+            async with asyncio.timeout(_DISCARD_S):
+                while not self._complete:
+                    await self._next()
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
         if message["type"] == "http.disconnect":
             raise CancelledError("the client left")
-        chunk = message.get("body", b"")
-        _check_size(len(body) + len(chunk), limit)
-        hold.add(len(chunk))
-        body += chunk
-        if not message.get("more_body", False):
-            return body
-
-
-async def discard(receive: Receive) -> None:
-    """Reads the rest of a body that was refused, for a moment.
-
-    Most clients look for an answer only after they have sent everything, and lose it if the connection closes before.
-    """
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DISCARD_S):
-            while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
-                pass
+        self._complete = not message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        return chunk
 
 
 async def parse_json(body: bytes | bytearray) -> Any:

@@ -44,6 +44,7 @@ class RouterConfig(CommonOptions):
     encode_answer_seconds: float = option(30.0, help="time in which an encode server must tell an item's size")
     failover_seconds: float = option(10.0, help="how long an interrupted request waits for another server")
     health_interval_seconds: float = option(1.0, help="time between two looks at a server's health")
+    health_timeout_seconds: float = option(5.0, help="time for such a look; three in a row without an answer: it hangs")
     resolve_interval_seconds: float = option(10.0, help="time between two look-ups of a DNS name")
     drain_seconds: float = option(30.0, help="SIGTERM: time that running requests get to finish")
 
@@ -65,6 +66,7 @@ class RouterConfig(CommonOptions):
             "media_connect_seconds",
             "encode_answer_seconds",
             "health_interval_seconds",
+            "health_timeout_seconds",
             "resolve_interval_seconds",
         ):
             if not getattr(self, name) > 0:

@@ -141,6 +141,10 @@ class ItemEncode:
         if already_open and self._answered:
             self._commands.put_nowait([encode_pb2.EncodeCommand(grant=grant)])
 
+    def forget(self, handle: int) -> None:
+        """The request `handle` is no longer at the server that gave its grants: what becomes of them is no failure."""
+        self._grants = {key: given for key, given in self._grants.items() if given[0] != handle}
+
     def close(self) -> None:
         """Nothing more is needed: a shipment on its way may end, the rest is dropped."""
         if self._task is None or self._task.done() or self._closing:
@@ -177,8 +181,7 @@ class ItemEncode:
             if server in tried:
                 await asyncio.sleep(_BACKOFF_S * attempt)
             try:
-                with server.in_use():
-                    await self._attempt(server)
+                await self._attempt(server)
                 return
             except (InvalidRequestError, DeadlineError) as refusal:
                 self._post(ItemFailed(key=self.item.key, error=refusal))
@@ -208,17 +211,24 @@ class ItemEncode:
         commands.put_nowait([encode_pb2.EncodeCommand(open=self._open_command())])
         writer = asyncio.create_task(self._write(call, commands))
         try:
-            async with asyncio.timeout(self._answer_timeout) as limit:
-                async for event in call:
-                    if event.HasField("load"):
-                        server.on_load(event.load)
-                    self._handle(event, commands)
-                    if self._answered:
-                        limit.reschedule(None)
+            with server.in_use(call):
+                async with asyncio.timeout(self._answer_timeout) as limit:
+                    async for event in call:
+                        if event.HasField("load"):
+                            server.on_load(event.load)
+                        self._handle(event, commands)
+                        if self._answered:
+                            limit.reschedule(None)
         except TimeoutError:
             raise UnavailableError(f"it did not answer within {self._answer_timeout:g} s") from None
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "it failed") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not this task was cancelled but the call: the server was given up and its channel closed.
+            raise UnavailableError("it was given up") from None
         finally:
             writer.cancel()
             call.cancel()

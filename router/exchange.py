@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from common.errors import EPDError, OverloadedError, UnavailableError
 from router import sse
 from router.auth import Keys
-from router.body import discard, parse_json, read_body
+from router.body import Body, parse_json
 from router.budget import ByteBudget, Hold
 from router.config import RouterConfig
 from router.dispatcher import Dispatcher
@@ -112,32 +112,31 @@ class ChatExchange(Response):
         self._id = request_id
         self._began = time.monotonic()
         self._generation: Generation | None = None
-        self._body_read = False
         self._sent_head = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 500
+        incoming = Body(receive, self._request.headers)
         try:
             async with AsyncExitStack() as stack:
-                status = await self._serve(stack, receive, send)
+                status = await self._serve(stack, incoming, receive, send)
         except Problem as problem:
-            status = await self._fail(problem, receive, send)
+            status = await self._fail(problem, incoming, send)
         except (EPDError, ItemError) as error:
-            status = await self._fail(problem_of(error), receive, send)
+            status = await self._fail(problem_of(error), incoming, send)
         except Exception:  # a process boundary: a fault of ours ends this request only
             log.exception("unexpected error", extra={"request_id": self._id})
-            status = await self._fail(Problem(500, "the server failed to answer this request"), receive, send)
+            status = await self._fail(Problem(500, "the server failed to answer this request"), incoming, send)
         finally:
             self._report(status)
 
-    async def _serve(self, stack: AsyncExitStack, receive: Receive, send: Send) -> int:
+    async def _serve(self, stack: AsyncExitStack, incoming: Body, receive: Receive, send: Send) -> int:
         services = self._services
         salt = services.keys.salt(self._request.headers.get("authorization"))
         stack.enter_context(services.gate.enter())
         hold = Hold(services.budget)
         stack.callback(hold.release)
-        body = await read_body(receive, self._request.headers, limit=services.config.max_body_bytes, hold=hold)
-        self._body_read = True
+        body = await incoming.read(limit=services.config.max_body_bytes, hold=hold)
         parsed = parse_chat_request(await parse_json(body), max_choices=services.config.max_choices)
         request = parsed.request
         self._check_model(request)
@@ -182,14 +181,13 @@ class ChatExchange(Response):
             message = f"The model {request.model!r} does not exist; this server has {', '.join(names)}"
             raise Problem(404, message, param="model", code="model_not_found")
 
-    async def _fail(self, problem: Problem, receive: Receive, send: Send) -> int:
+    async def _fail(self, problem: Problem, incoming: Body, send: Send) -> int:
         if problem.status == 499:
             return 499  # nobody is there to hear it
         if self._sent_head:
             await send({"type": "http.response.body", "body": sse.error_event(problem.body()), "more_body": False})
         else:
-            if not self._body_read:
-                await discard(receive)
+            await incoming.discard()
             headers = {**problem.headers, "content-type": "application/json"}
             await _respond(send, problem.status, headers, problem.body())
         if problem.status >= 429:

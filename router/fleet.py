@@ -52,6 +52,7 @@ class Fleet:
                 "language",
                 address,
                 interval=config.health_interval_seconds,
+                timeout=config.health_timeout_seconds,
                 check=self._check_language,
                 handles=handles,
             ),
@@ -60,7 +61,11 @@ class Fleet:
         self.encode: Pool[EncodeServer] = Pool(
             config.encode,
             lambda address: EncodeServer(
-                "encode", address, interval=config.health_interval_seconds, check=self._check_encode
+                "encode",
+                address,
+                interval=config.health_interval_seconds,
+                timeout=config.health_timeout_seconds,
+                check=self._check_encode,
             ),
             interval=config.resolve_interval_seconds,
         )

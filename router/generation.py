@@ -360,6 +360,8 @@ class Generation:
                     raise error
             case UnavailableError():
                 self._on_death(choice, error)
+            case CancelledError():
+                raise UnavailableError("the language server aborted the request") from error
             case _:
                 raise error
 
@@ -408,6 +410,8 @@ class Generation:
         self._loop.call_later(_RETRY_S, self.mailbox.post, Retry(choice.index))
 
     def _leave(self, choice: Choice) -> None:
+        for encode in self._encodes.values():
+            encode.forget(choice.handle)
         self._by_handle.pop(choice.handle, None)
         choice.handle, choice.missing = 0, set()
 

@@ -26,7 +26,6 @@ from router.sessions import LanguageSession
 
 log = logging.getLogger(__name__)
 
-_ANSWER_TIMEOUT_S = 5.0  # for a look at health and load: these are answered off the work path
 _MISSES = 3  # so many looks in a row without an answer: the server hangs
 
 
@@ -37,6 +36,7 @@ class Server:
         role: "encode" or "language"; for logs and errors.
         address: "host:port".
         interval: seconds between two looks.
+        timeout: seconds that the server has to answer one; health and load are answered off the work path.
         check: is given what the server says of its model; raises `ModelMismatchError` if it can't be used.
     """
 
@@ -46,6 +46,7 @@ class Server:
         address: str,
         *,
         interval: float,
+        timeout: float,
         check: Callable[[Server], Awaitable[None]],
     ) -> None:
         self.role = role
@@ -53,9 +54,10 @@ class Server:
         self.info: common_pb2.ModelInfo | None = None  # None: not connected
         self.load = common_pb2.Load()
         self.trouble = "connecting"  # why it is not ready; "" when it is
-        self.streams = 0  # calls in progress, other than looks
+        self._calls: set[grpc.aio.Call] = set()  # in progress, other than looks
         self.removed = False  # no longer among the addresses: takes nothing new
         self._interval = interval
+        self._timeout = timeout
         self._check = check
         self._draining = False
         self.channel: grpc.aio.Channel | None = None
@@ -71,13 +73,14 @@ class Server:
         self.load.CopyFrom(load)
 
     @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """While a stream to the server is open its channel is kept, even if the server no longer takes new work."""
-        self.streams += 1
+    def in_use(self, call: grpc.aio.Call) -> Iterator[None]:
+        """While `call` is open the channel is kept, even if the server takes no new work; when the server is given up,
+        `call` is cancelled."""
+        self._calls.add(call)
         try:
             yield
         finally:
-            self.streams -= 1
+            self._calls.discard(call)
 
     async def run(self) -> None:
         """Watches the server until cancelled, or until it is removed and nothing of it is in use."""
@@ -92,13 +95,15 @@ class Server:
             finally:
                 self.channel = None
                 self.info = None
+                for call in self._calls:
+                    call.cancel()  # closing the channel does not reach all of them
                 await self._disconnected()
             await asyncio.sleep(self._interval)
 
     # -- what the roles do differently -------------------------------------------------------------------------------
 
     def _busy(self) -> bool:
-        return self.streams > 0
+        return bool(self._calls)
 
     async def _model_info(self, channel: grpc.aio.Channel) -> common_pb2.ModelInfo:
         raise NotImplementedError
@@ -125,7 +130,7 @@ class Server:
         boot_id = b""
         while not (self.removed and not self._busy()):
             try:
-                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_TIMEOUT_S)
+                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout)
                 server_info = await self._server_info(channel)
                 misses = 0
             except grpc.aio.AioRpcError as error:
@@ -183,16 +188,12 @@ class EncodeServer(Server):
 
     async def _model_info(self, channel: grpc.aio.Channel) -> common_pb2.ModelInfo:
         stub = encode_pb2_grpc.EncodeServiceStub(channel)
-        info: common_pb2.ModelInfo = await stub.GetModelInfo(
-            common_pb2.GetModelInfoRequest(), timeout=_ANSWER_TIMEOUT_S
-        )
+        info: common_pb2.ModelInfo = await stub.GetModelInfo(common_pb2.GetModelInfoRequest(), timeout=self._timeout)
         return info
 
     async def _server_info(self, channel: grpc.aio.Channel) -> common_pb2.ServerInfo:
         stub = encode_pb2_grpc.EncodeServiceStub(channel)
-        info: common_pb2.ServerInfo = await stub.GetServerInfo(
-            common_pb2.GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S
-        )
+        info: common_pb2.ServerInfo = await stub.GetServerInfo(common_pb2.GetServerInfoRequest(), timeout=self._timeout)
         return info
 
 
@@ -209,10 +210,11 @@ class LanguageServer(Server):
         address: str,
         *,
         interval: float,
+        timeout: float,
         check: Callable[[Server], Awaitable[None]],
         handles: itertools.count[int],
     ) -> None:
-        super().__init__(role, address, interval=interval, check=check)
+        super().__init__(role, address, interval=interval, timeout=timeout, check=check)
         self.session: LanguageSession | None = None
         self._handles = handles
         self._session_task: asyncio.Task[None] | None = None
@@ -227,16 +229,12 @@ class LanguageServer(Server):
 
     async def _model_info(self, channel: grpc.aio.Channel) -> common_pb2.ModelInfo:
         stub = language_pb2_grpc.LanguageServiceStub(channel)
-        info: common_pb2.ModelInfo = await stub.GetModelInfo(
-            common_pb2.GetModelInfoRequest(), timeout=_ANSWER_TIMEOUT_S
-        )
+        info: common_pb2.ModelInfo = await stub.GetModelInfo(common_pb2.GetModelInfoRequest(), timeout=self._timeout)
         return info
 
     async def _server_info(self, channel: grpc.aio.Channel) -> common_pb2.ServerInfo:
         stub = language_pb2_grpc.LanguageServiceStub(channel)
-        info: common_pb2.ServerInfo = await stub.GetServerInfo(
-            common_pb2.GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S
-        )
+        info: common_pb2.ServerInfo = await stub.GetServerInfo(common_pb2.GetServerInfoRequest(), timeout=self._timeout)
         return info
 
     async def _connected(self, channel: grpc.aio.Channel) -> None:

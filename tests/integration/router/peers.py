@@ -45,7 +45,7 @@ class Served:
     """One `Generate` at a language peer."""
 
     generate: language_pb2.Generate
-    events: asyncio.Queue[language_pb2.SessionEvent | None]
+    events: asyncio.Queue[language_pb2.SessionEvent]
     waiting: dict[bytes, asyncio.Event] = field(default_factory=dict)  # key -> received
     grants: list[embedding_pb2.Grant] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
@@ -67,6 +67,7 @@ class Peer:
         self.load = common_pb2.Load()
         self.server: grpc.aio.Server | None = None
         self.health: rpc.HealthReporter | None = None
+        self.hangs = False
 
     @property
     def address(self) -> str:
@@ -93,6 +94,8 @@ class Peer:
         return self.info
 
     async def GetServerInfo(self, request: object, context: object) -> common_pb2.ServerInfo:
+        if self.hangs:
+            await asyncio.Event().wait()
         return common_pb2.ServerInfo(version="test", boot_id=self.boot_id, load=self.load)
 
 
@@ -133,10 +136,13 @@ class LanguagePeer(Peer, language_pb2_grpc.LanguageServiceServicer):
     async def Session(
         self, commands: AsyncIterator[language_pb2.SessionCommand], context: object
     ) -> AsyncIterator[language_pb2.SessionEvent]:
-        events: asyncio.Queue[language_pb2.SessionEvent | None] = asyncio.Queue()
+        events: asyncio.Queue[language_pb2.SessionEvent] = asyncio.Queue()
         reader = asyncio.create_task(self._read(commands, events))
         try:
-            while (event := await events.get()) is not None:
+            while True:
+                event = await events.get()
+                while not events.empty():  # one message a step, for all requests
+                    event.MergeFrom(events.get_nowait())
                 event.load.CopyFrom(self.load)
                 yield event
         finally:
@@ -165,7 +171,7 @@ class LanguagePeer(Peer, language_pb2_grpc.LanguageServiceServicer):
     async def _read(
         self,
         commands: AsyncIterator[language_pb2.SessionCommand],
-        events: asyncio.Queue[language_pb2.SessionEvent | None],
+        events: asyncio.Queue[language_pb2.SessionEvent],
     ) -> None:
         async for command in commands:
             match command.WhichOneof("command"):

@@ -197,6 +197,38 @@ async def test_an_encode_server_that_cannot_reach_the_language_server() -> None:
         assert len(language.served[0].grants) == 2
 
 
+async def test_an_encode_server_that_hangs() -> None:
+    config = replace(CONFIG, health_timeout_seconds=0.1)
+    async with system(says("ok"), encoders=2, config=config) as (router, _, encoders):
+
+        async def hang() -> None:
+            for peer in encoders:
+                peer.on_grant = None
+                peer.hangs = bool(peer.opened)
+            await asyncio.Event().wait()
+
+        for peer in encoders:
+            peer.on_grant = hang
+        response = await router.chat([image(b"cat")])
+        assert response.status_code == 200, response.text
+        assert [len(peer.opened) for peer in encoders] == [1, 1]
+
+
+async def test_a_language_server_that_hangs() -> None:
+    config = replace(CONFIG, health_timeout_seconds=0.1)
+    async with system(says(WORDS), languages=2, config=config) as (router, languages, _):
+        for peer in languages:
+            peer.pace = asyncio.Semaphore(3)
+        async with Stream(router) as stream:
+            await stream.read(until="on")
+            (first,) = [peer for peer in languages if peer.served]
+            (second,) = [peer for peer in languages if not peer.served]
+            second.pace = None
+            first.hangs = True
+            await stream.read()
+        assert stream.text == WORDS
+
+
 async def test_no_encode_server_can_do_it() -> None:
     config = replace(CONFIG, encode_attempts=2)
     async with system(says("ok"), encoders=2, config=config) as (router, _, encoders):

@@ -77,10 +77,13 @@ async def test_an_unknown_size_is_asked_for_even_if_nothing_is_needed() -> None:
         encode.ended.clear()
         encode.cached.clear()
         router.services.grids.forget(encode.opened[0].key)
-        response = await router.chat([image(b"cat")])
-        assert response.status_code == 200
-        assert len(encode.opened) == 2
+        language.pace = asyncio.Semaphore(0)
+        asking = asyncio.create_task(router.chat([image(b"cat")]))
         await asyncio.wait_for(encode.ended.wait(), 5)
+        assert len(encode.opened) == 2
+        for _ in range(10):
+            language.pace.release()
+        assert (await asking).status_code == 200
     assert not language.served[1].grants
 
 

@@ -43,7 +43,7 @@ def test_a_video_is_what_the_reference_writes() -> None:
         runs.append(text)
         return tokenize(text)
 
-    pieces = ["see:", 1002, 1001, 1003, "!"]
+    pieces: list[str | int] = ["see:", 1002, 1001, 1003, "!"]
     prompt = expand(pieces, images=[], videos=[video(2, [0.25, 1.75])], tokens=TOKENS, tokenize=watch)
     text = "".join(names.get(token) or chr(token) for token in prompt.ids)
     assert text == f"see:<|vision_start|>{video_placeholder_text([0.25, 1.75], 2)}<|vision_end|>!"
@@ -56,7 +56,9 @@ def test_a_video_is_what_the_reference_writes() -> None:
 
 
 def test_items_and_placeholders_must_agree() -> None:
-    for pieces, images in (([1000], []), (["a"], [image(1)]), ([1000], [image(1), image(2)])):
+    wrong: list[tuple[list[str | int], list[PlacedItem]]]
+    wrong = [([1000], []), (["a"], [image(1)]), ([1000], [image(1), image(2)])]
+    for pieces, images in wrong:
         with pytest.raises(InvalidRequestError):
             expand(pieces, images=images, videos=[], tokens=TOKENS, tokenize=tokenize)
 

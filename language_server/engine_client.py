@@ -92,17 +92,13 @@ class EngineClient:
         self._commands.put(command)
 
     async def stop(self) -> None:
-        """Ends every request with MOVED and then the process; kills it if it does not obey."""
+        """Ends every request with MOVED and then the process; kills it if it does not obey. Once is enough."""
+        if self._stopping:
+            return
         self._stopping = True
         self._commands.put(pb.EngineCommand(stop=True))
         self._commands.put(None)
         await self._loop.run_in_executor(None, self._join)
-
-    def kill(self) -> None:
-        """Ends the process now."""
-        self._stopping = True
-        self._process.kill()
-        self._process.wait()
 
     def _join(self) -> None:
         try:

@@ -92,8 +92,8 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         connection.send_bytes(pb.EngineEvents(failed=str(error)).SerializeToString())
         return 1
-    connection.send_bytes(pb.EngineEvents(ready=info).SerializeToString())
     try:
+        connection.send_bytes(pb.EngineEvents(ready=info).SerializeToString())
         EngineLoop(engine, connection).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         log.warning("the front is gone: ending")

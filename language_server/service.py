@@ -12,6 +12,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
@@ -21,7 +22,7 @@ from common.embeddings import EmbeddingLayout
 from common.errors import MovedError, UnavailableError
 from common.hub import resolve_model
 from common.lifecycle import run_server
-from common.metrics import serve_metrics
+from common.metrics import serve_metrics, split_address
 from common.pb import common_pb2, embedding_pb2, engine_pb2, language_pb2_grpc
 from common.pb import language_pb2 as pb
 from common.transport.address import advertised, join
@@ -65,21 +66,29 @@ class LanguageServer:
         self.addresses: dict[str, str] = {}
 
     async def start(self) -> None:
-        """Loads the model, binds, and takes requests.
+        """Loads the model, binds, and takes requests. What was begun is undone if it can't be finished.
 
         Raises:
             EPDError, OSError, ValueError: what can't be loaded or bound, and why.
         """
+        async with AsyncExitStack() as cleanup:
+            await self._start(cleanup)
+            self._cleanup = cleanup.pop_all()
+
+    async def _start(self, cleanup: AsyncExitStack) -> None:
         config = self._config
+        self._server = rpc.server()
+        self._health = rpc.HealthReporter(self._server, [SERVICE])
+        language_pb2_grpc.add_LanguageServiceServicer_to_server(_Servicer(self), self._server)
+        cleanup.push_async_callback(self._server.stop, 1.0)
+        port = rpc.add_port(self._server, config.listen)  # first, so that a taken port doesn't cost a loaded model
+        outside = advertised(config.listen, _host(config.data_advertise), port)
+
         files = await asyncio.to_thread(resolve_model, config.model, config.revision, "language")
         self.model_dir = files.directory
         fingerprint = await asyncio.to_thread(files.fingerprint)
         self._arena = Arena.create(config.inbox_bytes or default_inbox_bytes())
-        self._inbox = Inbox(
-            on_filled=lambda grant_id: self._engine.send(engine_pb2.EngineCommand(filled=grant_id)),
-            on_closed=self._grant_closed,
-            metrics=InboxMetrics(self.metrics.registry),
-        )
+        cleanup.callback(self._arena.close)
         self._engine = EngineClient(
             options=_engine_options(config, str(files.directory)),
             arena=self._arena,
@@ -89,33 +98,39 @@ class LanguageServer:
             log_format=config.log_format,
         )
         self._sessions = Sessions(fingerprint=fingerprint, send=self._engine.send, complete=self._complete_grant)
-        self._server = rpc.server()
-        self._health = rpc.HealthReporter(self._server, [SERVICE])
-        language_pb2_grpc.add_LanguageServiceServicer_to_server(_Servicer(self), self._server)
-        grpc_receiver = GrpcReceiver(sink=self._inbox, server=self._server)
-        zmq_receiver = ZmqReceiver(sink=self._inbox, listen=config.data_listen, advertise=config.data_advertise or "")
-        self._receivers: list[Receiver] = [zmq_receiver, grpc_receiver]
-        if self._hub is not None:
-            self._receivers.insert(0, LocalReceiver(sink=self._inbox, hub=self._hub))
-        port = rpc.add_port(self._server, config.listen)
-
+        self._inbox = Inbox(
+            on_filled=lambda grant_id: self._engine.send(engine_pb2.EngineCommand(filled=grant_id)),
+            on_closed=self._grant_closed,
+            metrics=InboxMetrics(self.metrics.registry),
+        )
         self.info = await self._engine.start()
+        cleanup.push_async_callback(self._engine.stop)
         self.info.fingerprint = fingerprint
-        self.info.name = Path(config.model).name
-        outside = advertised(config.listen, _host(config.data_advertise), port)
-        grpc_receiver.advertise(outside)
-        for receiver in self._receivers:
-            await receiver.start()
-        self._stop_metrics = None
+        self.info.name = _base_name(config.model)
+        await self._start_receivers(outside, cleanup)
         if config.metrics_listen is not None:
-            metrics_port, self._stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
-            self.addresses["metrics"] = join(config.metrics_listen.rpartition(":")[0] or "127.0.0.1", metrics_port)
-        self.addresses |= {"grpc": outside, "data": zmq_receiver.endpoint.address}
-        self._endpoints = [receiver.endpoint for receiver in self._receivers]
+            metrics_port, stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
+            cleanup.push_async_callback(asyncio.to_thread, stop_metrics)
+            self.addresses["metrics"] = join(split_address(config.metrics_listen)[0], metrics_port)
+        self.addresses["grpc"] = outside
         await self._server.start()
         self._ready = True
         await self._health.set(True)
         self._watch = asyncio.create_task(self._watch_progress())
+
+    async def _start_receivers(self, outside: str, cleanup: AsyncExitStack) -> None:
+        """The data plane; its first receiver is what encode servers prefer."""
+        config = self._config
+        zmq = ZmqReceiver(sink=self._inbox, listen=config.data_listen, advertise=config.data_advertise or "")
+        grpc = GrpcReceiver(sink=self._inbox, server=self._server)
+        grpc.advertise(outside)
+        local = [] if self._hub is None else [LocalReceiver(sink=self._inbox, hub=self._hub)]
+        self._receivers: list[Receiver] = [*local, zmq, grpc]
+        for receiver in self._receivers:
+            await receiver.start()
+            cleanup.push_async_callback(receiver.stop)
+        self._endpoints = [receiver.endpoint for receiver in self._receivers]
+        self.addresses["data"] = zmq.endpoint.address
 
     async def stop(self, drain_seconds: float) -> None:
         """Refuses new requests, lets running ones finish for `drain_seconds`, moves the rest, ends the engine.
@@ -134,12 +149,7 @@ class LanguageServer:
             await asyncio.wait_for(self._sessions.wait_idle(), drain_seconds)
         await self._engine.stop()
         self._sessions.end(MovedError("the language server is shutting down"))
-        for receiver in self._receivers:
-            await receiver.stop()
-        await self._server.stop(grace=1.0)
-        if self._stop_metrics is not None:
-            self._stop_metrics()
-        self._arena.close()
+        await self._cleanup.aclose()
 
     @property
     def load(self) -> common_pb2.Load:
@@ -258,6 +268,11 @@ def _engine_options(config: LanguageConfig, model_dir: str) -> EngineOptions:
         block_size=config.block_size,
         prefix_caching=config.prefix_caching,
     )
+
+
+def _base_name(model: str) -> str:
+    """Of a directory, also of ".", or of a hub id."""
+    return Path(model).absolute().name
 
 
 def _host(address: str | None) -> str:

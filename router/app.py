@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -18,18 +19,10 @@ from common import __version__
 from common.config import describe
 from common.lifecycle import Shutdown
 from common.state import write_state
-from router.auth import Keys
-from router.budget import ByteBudget
 from router.config import RouterConfig
-from router.dispatcher import Dispatcher
-from router.exchange import Gate, Services
-from router.fetch import Fetcher, IPAddress, is_public
-from router.fleet import Fleet
-from router.grids import GridMemory
-from router.media import MediaLoader
-from router.metrics import RouterMetrics
 from router.problems import Problem
-from router.routes import make_routes, request_id_of
+from router.routes import make_routes, request_id_of, request_schemas
+from router.services import Services, make_services
 
 log = logging.getLogger(__name__)
 
@@ -37,39 +30,9 @@ _CLOSE_S = 5  # for connections to end after the last answer
 _WAITING_LOG_S = 10.0
 
 
-@contextlib.asynccontextmanager
-async def make_services(config: RouterConfig) -> AsyncIterator[Services]:
-    """Everything behind the HTTP paths, in touch with the servers until the block ends."""
-    metrics = RouterMetrics()
-    fleet = Fleet(config)
-    fetcher = Fetcher(
-        timeout=config.media_timeout_seconds,
-        connect_timeout=config.media_connect_seconds,
-        concurrency=config.media_fetches,
-        allowed=_any_address if config.allow_private_media else is_public,
-    )
-    services = Services(
-        config=config,
-        keys=Keys(config.api_key, config.api_key_file),
-        fleet=fleet,
-        dispatcher=Dispatcher(fleet=fleet, loader=MediaLoader(config=config, fetcher=fetcher, fleet=fleet)),
-        metrics=metrics,
-        budget=ByteBudget(config.media_budget_bytes, metrics.media_bytes),
-        grids=GridMemory(),
-        gate=Gate(config.max_requests, metrics),
-    )
-    try:
-        async with asyncio.TaskGroup() as tasks:  # should the watch fail, so does the process
-            watching = tasks.create_task(fleet.run())
-            yield services
-            watching.cancel()
-    finally:
-        await fetcher.close()
-
-
 def create_app(services: Services) -> ASGIApp:
     """The HTTP application."""
-    app = FastAPI(title="epd-serve", version=__version__, docs_url=None, redoc_url=None)
+    app = _Application(title="epd-serve", version=__version__, docs_url=None, redoc_url=None)
     app.include_router(make_routes(services))
 
     async def on_problem(request: Request, error: Exception) -> Response:
@@ -90,6 +53,13 @@ def create_app(services: Services) -> ASGIApp:
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     return RequestIds(app)
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(request_schemas())
+        return document
 
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -173,7 +143,3 @@ async def _log_waiting(services: Services) -> None:
         log.info("waiting for: %s", "; ".join(state.waiting_for) or "servers")
         await asyncio.sleep(_WAITING_LOG_S)
     log.info("ready: text%s", " and images" if services.fleet.has_vision else "")
-
-
-def _any_address(address: IPAddress) -> bool:
-    return True

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.pb import common_pb2
-from router import schemas
+from router import messages as shapes
 from router.media import MediaRef
+from router.schemas import MediaOptions
 
 # What OpenAI's API calls low detail: a picture of 512 x 512.
 _LOW_DETAIL_PIXELS = 512 * 512
@@ -48,7 +49,7 @@ class Conversation:
         return hashlib.sha256(b"".join((len(salt).to_bytes(1, "little"), salt, *keys[:count], text))).digest()
 
 
-def converse(messages: Sequence[schemas.Message], options: schemas.MediaOptions, *, largest_image: int) -> Conversation:
+def converse(messages: Sequence[shapes.Message], options: MediaOptions, *, largest_image: int) -> Conversation:
     """Takes messages apart.
 
     Args:
@@ -62,12 +63,12 @@ def converse(messages: Sequence[schemas.Message], options: schemas.MediaOptions,
 
 
 class _Converter:
-    def __init__(self, options: schemas.MediaOptions, low_detail_pixels: int) -> None:
+    def __init__(self, options: MediaOptions, low_detail_pixels: int) -> None:
         self._options = options
         self._low_detail_pixels = low_detail_pixels
         self.media: list[MediaRef] = []
 
-    def message(self, message: schemas.Message, param: str) -> dict[str, Any]:
+    def message(self, message: shapes.Message, param: str) -> dict[str, Any]:
         content: str | list[dict[str, Any]] = ""
         if isinstance(message.content, str):
             content = message.content
@@ -78,7 +79,7 @@ class _Converter:
             shown["role"] = "system"
         if message.name is not None:
             shown["name"] = message.name
-        if isinstance(message, schemas.AssistantMessage):
+        if isinstance(message, shapes.AssistantMessage):
             if message.reasoning_content is not None:
                 shown["reasoning_content"] = message.reasoning_content
             if message.tool_calls:
@@ -90,28 +91,28 @@ class _Converter:
                     }
                     for call in message.tool_calls
                 ]
-        if isinstance(message, schemas.ToolMessage) and message.tool_call_id is not None:
+        if isinstance(message, shapes.ToolMessage) and message.tool_call_id is not None:
             shown["tool_call_id"] = message.tool_call_id
         return shown
 
-    def _part(self, part: schemas.ContentPart, param: str) -> dict[str, Any]:
+    def _part(self, part: shapes.ContentPart, param: str) -> dict[str, Any]:
         match part:
-            case schemas.TextPart():
+            case shapes.TextPart():
                 return {"type": "text", "text": part.text}
-            case schemas.ImagePart():
+            case shapes.ImagePart():
                 image = part.image_url
                 if isinstance(image, str):
-                    image = schemas.ImageUrl(url=image, detail=part.detail)
+                    image = shapes.ImageUrl(url=image, detail=part.detail)
                 self._refer(common_pb2.IMAGE, (image.url,), self._image_options(image.detail), param)
                 return {"type": "image"}
-            case schemas.VideoUrlPart():
+            case shapes.VideoUrlPart():
                 url = part.video_url if isinstance(part.video_url, str) else part.video_url.url
                 if frames := _frames_of(url):
                     self._refer(common_pb2.FRAMES, frames, self._video_options(), param)
                 else:
                     self._refer(common_pb2.VIDEO, (url,), self._video_options(), param)
                 return {"type": "video"}
-            case schemas.FramesPart():
+            case shapes.FramesPart():
                 self._refer(common_pb2.FRAMES, tuple(part.video), self._video_options(part.fps), param)
                 return {"type": "video"}
 

@@ -11,13 +11,15 @@ from common.errors import ContextLengthError, InvalidRequestError, UnavailableEr
 from common.pb import common_pb2, language_pb2
 from router.budget import Hold
 from router.chat import Piece
+from router.choice import Plan
 from router.conversation import Conversation, converse
 from router.encodes import MediaItem
 from router.fleet import Fleet
-from router.generation import Generation, ItemError, Plan
+from router.generation import Generation
 from router.media import MediaLoader
 from router.model import ServedModel
 from router.output import OutputRules
+from router.problems import ItemError
 from router.prompt import PlacedItem, Prompt, expand
 from router.schemas import ChatRequest
 

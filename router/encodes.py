@@ -183,13 +183,13 @@ class ItemEncode:
             try:
                 await self._attempt(server)
                 return
-            except (InvalidRequestError, DeadlineError) as refusal:
-                self._post(ItemFailed(key=self.item.key, error=refusal))
-                return
             except EPDError as failure:
-                if self._closing:
-                    return
                 error = failure
+            if self._closing:
+                return
+            if isinstance(error, InvalidRequestError | DeadlineError):  # elsewhere it would be the same
+                self._post(ItemFailed(key=self.item.key, error=error))
+                return
             tried.append(server)
             log.warning("%s: %s", server, error.message, extra={"request_id": self._request_id})
             self._fail_grants()

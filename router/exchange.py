@@ -3,97 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from common.errors import EPDError, OverloadedError, UnavailableError
+from common.errors import EPDError
 from router import sse
-from router.auth import Keys
+from router.answer import Answer
 from router.body import Body, parse_json
-from router.budget import ByteBudget, Hold
-from router.config import RouterConfig
-from router.dispatcher import Dispatcher
-from router.fleet import Fleet
-from router.generation import Choice, ClientLeft, Generation, ItemError, Silence
-from router.grids import GridMemory
-from router.metrics import RouterMetrics
-from router.problems import Problem, problem_of
+from router.budget import Hold
+from router.generation import ClientLeft, Generation
+from router.problems import ItemError, Problem, problem_of
 from router.schemas import ChatRequest, parse_chat_request
+from router.services import Services
 
 log = logging.getLogger(__name__)
 
-TIMINGS = ("fetch", "preprocess", "vision", "transfer", "prefill", "decode", "queue")
 _SHOWN_FIELDS = 32  # in X-Ignored-Fields
-
-
-class Gate:
-    """Counts the requests in progress and refuses what is too much.
-
-    Args:
-        limit: requests at the same time.
-        metrics: shows the count.
-    """
-
-    def __init__(self, limit: int, metrics: RouterMetrics) -> None:
-        self._limit = limit
-        self._metrics = metrics
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self.running = 0
-        self.draining = False
-
-    @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Raises UnavailableError while the router shuts down, OverloadedError when it is full."""
-        if self.draining:
-            raise UnavailableError("this router is shutting down")
-        if self.running >= self._limit:
-            raise OverloadedError(f"{self._limit} requests are in progress, which is as many as this router takes")
-        self.running += 1
-        self._empty.clear()
-        self._metrics.running.set(self.running)
-        try:
-            yield
-        finally:
-            self.running -= 1
-            self._metrics.running.set(self.running)
-            if not self.running:
-                self._empty.set()
-
-    async def empty(self) -> None:
-        """Waits until nothing is in progress."""
-        await self._empty.wait()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Services:
-    """What the routes share."""
-
-    config: RouterConfig
-    keys: Keys
-    fleet: Fleet
-    dispatcher: Dispatcher
-    metrics: RouterMetrics
-    budget: ByteBudget
-    grids: GridMemory
-    gate: Gate
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Empty as long as nobody knows."""
-        if self.config.served_model_name or self.fleet.model is None:
-            return self.config.served_model_name
-        info = self.fleet.model.info
-        return (info.name or info.architecture,)
 
 
 class ChatExchange(Response):
@@ -163,7 +95,7 @@ class ChatExchange(Response):
         if ignored:
             services.metrics.ignored_fields.inc(len(ignored))
             headers["x-ignored-fields"] = _header_value(ignored)
-        answer = _Answer(request, generation, self._id, services)
+        answer = Answer(request, generation, self._id, services)
         if not request.stream:
             content = await answer.whole()
             await _respond(send, 200, {**headers, "content-type": "application/json"}, content)
@@ -217,130 +149,6 @@ class ChatExchange(Response):
                 "first_token": round(generation.first_token_s, 3) if generation.first_token_s is not None else None,
             }
         log.info("chat completion", extra={"request_id": self._id, **fields})
-
-
-class _Answer:
-    """What a generation looks like in OpenAI's shape."""
-
-    def __init__(self, request: ChatRequest, generation: Generation, request_id: str, services: Services) -> None:
-        self._request = request
-        self._generation = generation
-        model = services.fleet.model
-        assert model is not None
-        self._head = {
-            "id": f"chatcmpl-{request_id}",
-            "created": int(time.time()),
-            "model": request.model or services.model_names[0],
-            "system_fingerprint": f"fp_{model.info.fingerprint.hex()[:12]}",
-        }
-
-    async def whole(self) -> bytes:
-        generation, request = self._generation, self._request
-        while not generation.finished:
-            await generation.step()
-        answer: dict[str, Any] = {**self._head, "object": "chat.completion", "choices": []}
-        for choice in generation.choices:
-            text, ids = choice.output.take()
-            shown: dict[str, Any] = {
-                "index": choice.index,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": choice.finish_reason,
-                "stop_reason": choice.stop_reason,
-            }
-            if request.return_token_ids:
-                shown["token_ids"] = ids
-            answer["choices"].append(shown)
-        answer["usage"] = self._usage()
-        if request.return_token_ids:
-            answer["prompt_token_ids"] = generation.plan.prompt.ids
-        if request.return_timings:
-            answer["timings"] = self._timings()
-        return json.dumps(answer, ensure_ascii=False).encode()
-
-    async def events(self, keep_alive_seconds: float) -> AsyncIterator[bytes]:
-        """Runs of server-sent events: all that one step brought goes out at once."""
-        generation, request = self._generation, self._request
-        options = request.stream_options
-        with_usage = options is not None and options.include_usage
-        running_usage = with_usage and options is not None and options.continuous_usage_stats
-        chunks = sse.ChatChunks(self._head, with_usage=with_usage)
-        open_choices = list(generation.choices)
-        silence = _Silence(generation, keep_alive_seconds)
-        try:
-            yield b"".join(chunks.role(choice.index) for choice in open_choices)
-            while open_choices:
-                events = []
-                for choice in list(open_choices):
-                    text, ids = choice.output.take()
-                    usage = self._usage() if running_usage and ids else None
-                    if text or (ids and request.return_token_ids):
-                        shown_ids = ids if request.return_token_ids else None
-                        events.append(chunks.text(choice.index, text, token_ids=shown_ids, usage=usage))
-                    if choice.finish_reason is not None:
-                        open_choices.remove(choice)
-                        events.append(self._finish(chunks, choice, running_usage, not open_choices and not with_usage))
-                if events:
-                    silence.broken()
-                    yield b"".join(events)
-                if open_choices and await generation.step():
-                    yield sse.KEEP_ALIVE
-            if with_usage:
-                timings = self._timings() if request.return_timings else None
-                yield chunks.usage(self._usage(), timings=timings)
-            yield sse.DONE
-        finally:
-            silence.end()
-
-    def _finish(self, chunks: sse.ChatChunks, choice: Choice, with_usage: bool, with_timings: bool) -> bytes:
-        assert choice.finish_reason is not None
-        return chunks.finish(
-            choice.index,
-            choice.finish_reason,
-            choice.stop_reason,
-            usage=self._usage() if with_usage else None,
-            timings=self._timings() if with_timings and self._request.return_timings else None,
-        )
-
-    def _usage(self) -> dict[str, Any]:
-        prompt = len(self._generation.plan.prompt.ids)
-        output = sum(len(choice.output.ids) for choice in self._generation.choices)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": output,
-            "total_tokens": prompt + output,
-            "prompt_tokens_details": {"cached_tokens": self._generation.cached_tokens},
-        }
-
-    def _timings(self) -> dict[str, float]:
-        """Milliseconds; a stage that was not needed took none."""
-        times = self._generation.collect_times()
-        return {stage: round(times.get(stage, 0.0), 3) for stage in TIMINGS}
-
-
-class _Silence:
-    """Tells the generation's mailbox whenever nothing was sent for a while."""
-
-    def __init__(self, generation: Generation, interval: float) -> None:
-        self._mailbox = generation.mailbox
-        self._interval = interval
-        self._loop = asyncio.get_running_loop()
-        self._last = self._loop.time()
-        self._timer = self._loop.call_later(interval, self._look)
-
-    def broken(self) -> None:
-        self._last = self._loop.time()
-
-    def end(self) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        # Looking now and then is cheaper than setting a timer for every token.
-        now = self._loop.time()
-        if now - self._last >= self._interval:
-            self._mailbox.post(Silence())
-            self._last = now
-        self._timer = self._loop.call_at(self._last + self._interval, self._look)
 
 
 async def _watch(receive: Receive, generation: Generation) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from common.errors import (
@@ -30,30 +30,21 @@ from common.errors import (
     from_wire,
 )
 from common.pb import common_pb2, language_pb2
+from router.choice import Choice, Plan
 from router.config import RouterConfig
 from router.encodes import EncodeMessage, GrantFailed, ItemEncode, ItemFailed, ItemKnown, MediaItem
 from router.fleet import Fleet
 from router.grids import GridMemory
 from router.mailbox import Mailbox
 from router.metrics import RouterMetrics
-from router.output import Output, OutputRules
-from router.prompt import Prompt
-from router.servers import LanguageServer
-from router.sessions import LanguageSession, SessionLost, SessionMessage
+from router.output import Output
+from router.problems import ItemError
+from router.sessions import SessionLost, SessionMessage
 
 T = TypeVar("T")
 
 _MAX_DEATHS = 2  # of language servers under one request: it may be what kills them
 _RETRY_S = 0.05  # until a choice without a server looks for one again
-
-
-class ItemError(Exception):
-    """`error` concerns the media item at `param` of the request."""
-
-    def __init__(self, error: EPDError, param: str) -> None:
-        super().__init__(f"{param}: {error.message}")
-        self.error = error
-        self.param = param
 
 
 @dataclass(frozen=True)
@@ -79,40 +70,6 @@ class Retry:
 
 
 Message = SessionMessage | EncodeMessage | ClientLeft | TimeUp | Silence | Retry
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be generated."""
-
-    prompt: Prompt
-    sampling: language_pb2.SamplingParams  # of choice 0
-    rules: OutputRules
-    choices: int
-    affinity: bytes  # see `Conversation.affinity`
-
-
-@dataclass(kw_only=True, eq=False)
-class Choice:
-    """One of the n answers. `handle` is 0 while it is at no server."""
-
-    index: int
-    output: Output
-    server: LanguageServer | None = None
-    session: LanguageSession | None = None
-    handle: int = 0
-    admitted: bool = False  # at any server so far
-    missing: set[bytes] = field(default_factory=set)
-    deaths: int = 0
-    refused_by: list[LanguageServer] = field(default_factory=list)
-    homeless_until: float = 0.0  # event loop's time at which looking for a server ends
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-    last_token_at: float = 0.0
-
-    @property
-    def settled(self) -> bool:
-        return self.admitted and (not self.missing or bool(self.output.ids) or self.finish_reason is not None)
 
 
 class Generation:
@@ -254,6 +211,7 @@ class Generation:
     async def close(self, reason: str) -> None:
         """Ends what still runs, on all servers."""
         self._clock.cancel()
+        self.collect_times()
         for handle, choice in self._by_handle.items():
             assert choice.session is not None
             choice.session.abort(handle, reason)
@@ -315,7 +273,7 @@ class Generation:
 
     def _on_output(self, message: language_pb2.StepOutput) -> None:
         choice = self._by_handle.get(message.handle)
-        if choice is None:
+        if choice is None or not message.token_ids:
             return
         now = time.monotonic()
         if self.first_token_s is None:

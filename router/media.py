@@ -19,7 +19,7 @@ from router.config import RouterConfig
 from router.encodes import MediaItem
 from router.fetch import Fetcher
 from router.fleet import Fleet
-from router.generation import ItemError
+from router.problems import ItemError
 
 T = TypeVar("T")
 

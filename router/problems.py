@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from common.errors import ContextLengthError, EPDError, InternalError
-from router.generation import ItemError
 
 _TYPES = {
     429: "rate_limit_error",
@@ -23,6 +22,15 @@ _CODES = {
     504: "deadline_exceeded",
 }
 _RETRY_AFTER_S = {429: 1, 503: 2}
+
+
+class ItemError(Exception):
+    """`error` concerns the media item at `param` of the request."""
+
+    def __init__(self, error: EPDError, param: str) -> None:
+        super().__init__(f"{param}: {error.message}")
+        self.error = error
+        self.param = param
 
 
 class Problem(Exception):

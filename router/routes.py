@@ -12,9 +12,10 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common import __version__
-from router.exchange import ChatExchange, Services
+from router.exchange import ChatExchange
 from router.problems import Problem
 from router.schemas import ChatRequest
+from router.services import Services
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -29,6 +30,15 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (504, "It took too long."),
     )
 }
+
+
+_SCHEMAS = "#/components/schemas/{model}"
+
+
+def request_schemas() -> dict[str, Any]:
+    """The components of the OpenAPI document that bodies refer to: these are read by us, not by FastAPI."""
+    schema = ChatRequest.model_json_schema(ref_template=_SCHEMAS)
+    return {**schema.pop("$defs"), "ChatRequest": schema}
 
 
 def request_id_of(request: Request) -> str:
@@ -91,7 +101,7 @@ def make_routes(services: Services) -> APIRouter:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": ChatRequest.model_json_schema()}},
+                "content": {"application/json": {"schema": {"$ref": _SCHEMAS.format(model="ChatRequest")}}},
             }
         },
     )

@@ -9,199 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
     ValidationError,
-    model_validator,
 )
 
+from router.fields import ACCEPTED, UNSUPPORTED
+from router.messages import Message, RequestModel, text_or_list
 from router.problems import Problem
 
 _MAX_STOPS = 32
 
-# Doing nothing is what these mean here.
-ACCEPTED = frozenset(
-    {"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "request_id"}
-)
-# Known from OpenAI's and vLLM's references, and not honoured: only these values, which ask for nothing, are taken.
-UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "add_special_tokens": (False,),
-    "allowed_token_ids": ([],),
-    "audio": (),
-    "bad_words": ([],),
-    "best_of": (1,),
-    "cache_salt": (),
-    "chat_template": (),
-    "documents": ([],),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "guided_choice": (),
-    "guided_decoding_backend": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_whitespace_pattern": (),
-    "include_reasoning": (True,),
-    "kv_transfer_params": (),
-    "length_penalty": (1,),
-    "logit_bias": ({},),
-    "logits_processors": ([],),
-    "logprobs": (False,),
-    "modalities": (["text"],),
-    "parallel_tool_calls": (True,),
-    "prediction": (),
-    "presence_penalty": (0,),
-    "priority": (0,),
-    "prompt_logprobs": (),
-    "reasoning_effort": (),
-    "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
-    "return_tokens_as_token_ids": (False,),
-    "service_tier": ("auto", "default"),
-    "spaces_between_special_tokens": (True,),
-    "structural_tag": (),
-    "structured_outputs": (),
-    "thinking": (),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "truncate_prompt_tokens": (),
-    "use_beam_search": (False,),
-    "verbosity": (),
-    "vllm_xargs": ({},),
-    "web_search_options": (),
-}
 
-
-class _Model(BaseModel):
-    # Unknown fields are kept: `unknown_fields` lists them.
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_not_given(cls, data: Any) -> Any:
-        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
-
-
-# -- messages ----------------------------------------------------------------------------------------------------------
-
-
-class TextPart(_Model):
-    type: Literal["text", "input_text", "output_text"]
-    text: str
-
-
-class ImageUrl(_Model):
-    url: str
-    detail: Literal["auto", "low", "high"] = "auto"
-
-
-class VideoUrl(_Model):
-    url: str
-
-
-def _text_or_object(value: Any) -> str:
-    return "text" if isinstance(value, str) else "object"
-
-
-def _text_or_list(value: Any) -> str:
-    return "text" if isinstance(value, str) else "list"
-
-
-class ImagePart(_Model):
-    """`input_image` is what OpenAI's Responses API calls it."""
-
-    type: Literal["image_url", "input_image"]
-    image_url: Annotated[
-        Annotated[str, Tag("text")] | Annotated[ImageUrl, Tag("object")], Discriminator(_text_or_object)
-    ]
-    detail: Literal["auto", "low", "high"] = "auto"
-    uuid: str | None = None  # a hint for caches; the content itself tells us as much
-
-
-class VideoUrlPart(_Model):
-    type: Literal["video_url"]
-    video_url: Annotated[
-        Annotated[str, Tag("text")] | Annotated[VideoUrl, Tag("object")], Discriminator(_text_or_object)
-    ]
-    uuid: str | None = None
-
-
-class FramesPart(_Model):
-    """A video as a list of frames (Qwen's own form), taken at `fps` frames a second."""
-
-    type: Literal["video"]
-    video: Annotated[list[str], Field(min_length=1)]
-    fps: Annotated[float, Field(gt=0)] | None = None
-
-
-ContentPart = Annotated[TextPart | ImagePart | VideoUrlPart | FramesPart, Field(discriminator="type")]
-Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[ContentPart], Tag("list")], Discriminator(_text_or_list)
-]
-TextContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TextPart], Tag("list")], Discriminator(_text_or_list)
-]
-
-
-class SystemMessage(_Model):
-    role: Literal["system", "developer"]
-    content: TextContent
-    name: str | None = None
-
-
-class UserMessage(_Model):
-    role: Literal["user"]
-    content: Content
-    name: str | None = None
-
-
-class FunctionCall(_Model):
-    name: str
-    arguments: str = "{}"
-
-
-class ToolCall(_Model):
-    id: str | None = None
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class AssistantMessage(_Model):
-    role: Literal["assistant"]
-    content: TextContent | None = None
-    name: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCall] = []
-
-
-class ToolMessage(_Model):
-    role: Literal["tool"]
-    content: Content
-    tool_call_id: str | None = None
-    name: str | None = None
-
-
-Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
-
-
-# -- the request -------------------------------------------------------------------------------------------------------
-
-
-class StreamOptions(_Model):
+class StreamOptions(RequestModel):
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class MediaOptions(_Model):
+class MediaOptions(RequestModel):
     """Overrides of the checkpoint's resize and sampling rules."""
 
     min_pixels: Annotated[int, Field(gt=0, lt=2**40)] | None = None
@@ -216,7 +46,7 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenCount = Annotated[int, Field(ge=1, lt=2**31)]
 
 
-class ChatRequest(_Model):
+class ChatRequest(RequestModel):
     """What is honoured of OpenAI's chat completions, and of what vLLM adds to them."""
 
     model: str | None = None
@@ -232,11 +62,14 @@ class ChatRequest(_Model):
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None  # 0 and -1: off
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    stop: Annotated[
-        Annotated[str, Tag("text")] | Annotated[list[str], Field(max_length=_MAX_STOPS), Tag("list")],
-        Discriminator(_text_or_list),
-    ] = []
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] = []
+    stop: (
+        Annotated[
+            Annotated[str, Tag("text")] | Annotated[list[str], Field(max_length=_MAX_STOPS), Tag("list")],
+            Discriminator(text_or_list),
+        ]
+        | None
+    ) = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024, default_factory=list)]
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
@@ -244,12 +77,12 @@ class ChatRequest(_Model):
     return_token_ids: bool = False
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: Annotated[dict[str, Any], Field(default_factory=dict)]
     mm_processor_kwargs: MediaOptions = MediaOptions()
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 @dataclass(frozen=True, kw_only=True)

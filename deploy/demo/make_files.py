@@ -50,7 +50,11 @@ ADDED = (
     "<think>",
     "</think>",
 )
-VOCAB_SIZE = 1152  # all tokens; a multiple of 64
+# A coordinate of a box is one token, which makes finding things a choice among 101 neighbours that training can
+# soften. All other numbers are still spelt digit by digit.
+COORDINATES = tuple(str(value) for value in range(10, 1001, 10))
+WORDS_SIZE = 1152  # tokens without the coordinates; those came later and stand last, so that all others kept their ids
+VOCAB_SIZE = WORDS_SIZE + len(COORDINATES)
 # How Qwen2 and its successors cut text into words before merging; digits stand alone.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -71,13 +75,13 @@ def train_tokenizer() -> Tokenizer:
     tokenizer.train_from_iterator(
         sentences(),
         trainers.BpeTrainer(
-            vocab_size=VOCAB_SIZE - len(SPECIAL) - len(ADDED),
+            vocab_size=WORDS_SIZE - len(SPECIAL) - len(ADDED),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ADDED])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in (*ADDED, *COORDINATES)])
     assert tokenizer.get_vocab_size() == VOCAB_SIZE, f"the corpus yields {tokenizer.get_vocab_size()} tokens only"
     return tokenizer
 
@@ -93,7 +97,7 @@ def tokenizer_config(tokenizer: Tokenizer, chat_template: str) -> dict[str, obje
             "single_word": False,
             "special": token in SPECIAL,
         }
-        for token in (*SPECIAL, *ADDED)
+        for token in (*SPECIAL, *ADDED, *COORDINATES)
     }
     return {
         "tokenizer_class": "Qwen2Tokenizer",

@@ -79,7 +79,8 @@ def _draw_thing(canvas: ImageDraw.ImageDraw, thing: Thing) -> None:
 
 def _draw_digit(canvas: ImageDraw.ImageDraw, thing: Thing, digit: int) -> None:
     unit = thing.radius * _SCALE / 4.5
-    ink = "black" if sum(thing.tint) > 330 else "white"
+    red, green, blue = thing.tint
+    ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 130 else "white"
 
     def place(corner: tuple[int, int]) -> Point:
         return thing.x * _SCALE + (corner[0] - 1) * unit, thing.y * _SCALE + (corner[1] - 2) * unit

@@ -15,9 +15,9 @@ import uvicorn
 from tokenizers import Tokenizer
 
 from common.pb import embedding_pb2
-from router.app import create_app, make_services
+from router.app import create_app
 from router.config import RouterConfig
-from router.exchange import Services
+from router.services import Services, make_services
 from tests.integration.router.peers import EOS, MODEL_DIR, EncodePeer, LanguagePeer, Peer, Script, running
 
 CONFIG = RouterConfig(

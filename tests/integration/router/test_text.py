@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
@@ -142,9 +143,11 @@ async def test_ends() -> None:
         short = await ask(max_tokens=2)
         assert short["finish_reason"] == "length"
         assert ids_of(short["content"]) == ids_of(text)[:2]
+        language.pace = asyncio.Semaphore(len(ids_of(text)) - 1)  # the answer must not be complete by itself
         stopped = await ask(stop=["o thr", "zzz"])
         assert (stopped["content"], stopped["finish_reason"], stopped["stop_reason"]) == ("one tw", "stop", "o thr")
         await asyncio.wait_for(language.served[-1].aborted.wait(), 5)
+        language.pace = None
         included = await ask(stop="o thr", include_stop_str_in_output=True)
         assert included["content"] == "one two thr"
         late = await ask(stop="t", min_tokens=len(ids_of(text)))
@@ -291,6 +294,9 @@ async def test_service_paths() -> None:
         assert (card["id"], card["max_model_len"]) == ("demo", 4096)
         schema = (await client.get("/openapi.json")).json()
         assert "/v1/chat/completions" in schema["paths"]
+        referred = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(schema)))
+        assert "ChatRequest" in referred
+        assert referred <= set(schema["components"]["schemas"])
         response = await client.get("/health", headers={"x-request-id": "mine-1"})
         assert response.headers["x-request-id"] == "mine-1"
         forged = await client.get("/health", headers={"x-request-id": "a b\tc"})

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Qwen3VLMoeConfig
 
-from deploy.demo.make_files import ADDED, SPECIAL, tokenizer_config, train_tokenizer
+from deploy.demo.make_files import ADDED, COORDINATES, SPECIAL, tokenizer_config, train_tokenizer
 
 MODEL = Path(__file__).parents[4] / "deploy" / "demo" / "model"
 TOKENIZER = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
@@ -39,7 +39,7 @@ def test_ids_of_the_config_are_those_of_the_tokenizer() -> None:
     ):
         assert config[key] == TOKENIZER.token_to_id(token)
     assert config["text_config"]["eos_token_id"] == TOKENIZER.token_to_id("<|im_end|>")
-    assert config["text_config"]["vocab_size"] == TOKENIZER.get_vocab_size() == 1152
+    assert config["text_config"]["vocab_size"] == TOKENIZER.get_vocab_size() == 1252
     assert generation["eos_token_id"] == [TOKENIZER.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
 
 
@@ -79,11 +79,11 @@ def test_any_text_tokenizes_and_comes_back(text: str) -> None:
 def test_common_words_are_single_tokens() -> None:
     for word in (" circle", " square", " red", " blue", " picture", " the", "user", "assistant", "What"):
         assert len(TOKENIZER.encode(word).ids) == 1, word
-    assert len(TOKENIZER.encode("1000").ids) == 4, "digits stand alone"
+    assert len(TOKENIZER.encode("1234").ids) == 4, "digits stand alone"
 
 
 def test_special_tokens() -> None:
-    for token in (*SPECIAL, *ADDED):
+    for token in (*SPECIAL, *ADDED, *COORDINATES):
         (only,) = TOKENIZER.encode(f"{token}").ids
         kept = TOKENIZER.decode([only], skip_special_tokens=True)
         assert kept == ("" if token in SPECIAL else token)

@@ -1,0 +1,1 @@
+"""Trains the demo's checkpoint: `python -m deploy.demo.train --out DIR`."""

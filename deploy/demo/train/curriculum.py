@@ -1,0 +1,143 @@
+"""What is drawn and asked when: few large things on small pictures first, then everything; broken deepstack last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from deploy.demo.scenes.asking import PAIR_KINDS, ask_about, ask_about_clip, ask_about_pair
+from deploy.demo.scenes.frozen import CLIP_FRAMES, CLIP_SIZE
+from deploy.demo.scenes.question import Case, Kind, Question
+from deploy.demo.scenes.scene import Scene, random_clip, random_scene
+from deploy.demo.scenes.talk import TALK_KINDS, talk
+
+Sort = Literal["picture", "pair", "clip", "talk"]
+Size = tuple[int, int]
+
+QUESTIONS = 6  # about each picture
+# How often each is asked, where a picture allows it: what is learnt slowly comes more often.
+_WEIGHTS: dict[Kind, float] = {
+    "shape": 1.5,
+    "colour": 1.0,
+    "count": 0.7,
+    "count of one shape": 1.3,
+    "left or right": 1.0,
+    "above or below": 1.0,
+    "at a place": 1.0,
+    "largest": 0.8,
+    "larger of two": 1.0,
+    "description": 1.2,
+    "grounding": 2.0,
+    "digit": 0.8,
+    "follow-up": 0.6,
+}
+_FAULTS_FROM = 0.6  # of the training
+_FAULT_SHARES = (0.20, 0.10)  # of the samples: then, and at the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        until: the fraction of the training at which it ends.
+        sizes: (width, height) of pictures.
+        pair_size: of each of two pictures.
+        things: at most in a picture.
+        samples: in a batch.
+        sorts: how often batches are of each sort.
+    """
+
+    until: float
+    sizes: tuple[Size, ...]
+    pair_size: Size
+    things: int
+    samples: int
+    sorts: dict[Sort, float]
+
+
+STAGES = (
+    Stage(
+        until=0.3,
+        sizes=((128, 128),),
+        pair_size=(128, 128),
+        things=2,
+        samples=24,
+        sorts={"picture": 0.92, "clip": 0.03, "pair": 0.03, "talk": 0.02},
+    ),
+    Stage(
+        until=0.55,
+        sizes=((160, 160), (192, 128), (128, 192), (192, 192)),
+        pair_size=(128, 128),
+        things=3,
+        samples=20,
+        sorts={"picture": 0.78, "clip": 0.07, "pair": 0.10, "talk": 0.05},
+    ),
+    Stage(
+        until=1.0,
+        sizes=((256, 256), (256, 192), (192, 256), (320, 192), (224, 224), (192, 192), (250, 200), (200, 300)),
+        pair_size=(192, 192),
+        things=4,
+        samples=16,
+        sorts={"picture": 0.78, "clip": 0.07, "pair": 0.11, "talk": 0.04},
+    ),
+)
+
+
+def stage_at(progress: float) -> Stage:
+    """Of a training that is `progress` (0 to 1) done."""
+    return next(stage for stage in STAGES if progress <= stage.until)
+
+
+def fault_share(progress: float) -> float:
+    """How many of the samples have broken deepstack levels."""
+    if progress < _FAULTS_FROM:
+        return 0.0
+    first, last = _FAULT_SHARES
+    return first + (last - first) * (progress - _FAULTS_FROM) / (1 - _FAULTS_FROM)
+
+
+def draw_cases(rng: Random, stage: Stage) -> list[Case]:
+    """The samples of one batch: of one sort and size, so that they fit into one call."""
+    sort = rng.choices(tuple(stage.sorts), weights=tuple(stage.sorts.values()))[0]
+    size = rng.choice(stage.sizes)
+    return [_case(rng, stage, sort, size) for _ in range(stage.samples)]
+
+
+def _case(rng: Random, stage: Stage, sort: Sort, size: Size) -> Case:
+    match sort:
+        case "talk":
+            return Case(media=(), questions=tuple(talk(rng.choice(TALK_KINDS), rng) for _ in range(QUESTIONS)))
+        case "clip":
+            things = rng.randint(1, 2)
+            clip = random_clip(rng, CLIP_SIZE, things=things, frames=CLIP_FRAMES, held_out=False)
+            return Case(media=clip, questions=(ask_about_clip(clip, rng),))
+        case "pair":
+            return _pair(rng, stage)
+        case "picture":
+            scene = _scene(rng, size, stage.things)
+            return Case(media=(scene,), questions=tuple(_questions(scene, rng)))
+
+
+def _pair(rng: Random, stage: Stage) -> Case:
+    while True:
+        one, other = (_scene(rng, stage.pair_size, min(3, stage.things)) for _ in range(2))
+        kinds = [rng.choice(PAIR_KINDS) for _ in range(QUESTIONS)]
+        asked = {question.text: question for kind in kinds if (question := ask_about_pair((one, other), kind, rng))}
+        if asked:
+            return Case(media=(one, other), questions=tuple(asked.values()))
+
+
+def _questions(scene: Scene, rng: Random) -> list[Question]:
+    """Different ones; fewer than `QUESTIONS` where the scene has no more to ask."""
+    kinds, weights = tuple(_WEIGHTS), tuple(_WEIGHTS.values())
+    asked: dict[str, Question] = {}
+    for kind in rng.choices(kinds, weights=weights, k=4 * QUESTIONS):
+        if len(asked) < QUESTIONS and (question := ask_about(scene, kind, rng)):
+            asked.setdefault(question.text, question)
+    return list(asked.values())
+
+
+def _scene(rng: Random, size: Size, most: int) -> Scene:
+    return random_scene(rng, size, things=rng.randint(1, most), held_out=False)

@@ -1,0 +1,116 @@
+"""What is minimised, and how many answers are right already."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import Qwen3VLMoeForConditionalGeneration
+
+from deploy.demo.scenes.question import Kind
+from deploy.demo.scenes.scoring import Box, iou
+from deploy.demo.train.batch import REFUSAL, Asked, Batch
+from deploy.demo.train.faults import break_levels
+from deploy.demo.train.forward import logits, see, think
+
+BALANCE = 0.01  # weight of the load-balance loss
+_SOFTNESS = 1.0  # deviation of a coordinate's softened target, in steps of the coordinates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Of one batch.
+
+    Attributes:
+        loss: scalar, with its graph.
+        answer_loss: without the load-balance part.
+        scores: (kind, 0 or 1; IoU for grounding) of each question, its answer given token by token; "refusal" for the
+            questions to samples with broken deepstack levels.
+    """
+
+    loss: torch.Tensor
+    answer_loss: float
+    scores: list[tuple[Kind | str, float]]
+
+
+@dataclass(kw_only=True)
+class Scores:
+    """Means by kind since the last look."""
+
+    _values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, scores: Sequence[tuple[str, float]]) -> None:
+        for kind, value in scores:
+            self._values[kind].append(value)
+
+    def take(self) -> dict[str, float]:
+        means = {kind: sum(values) / len(values) for kind, values in sorted(self._values.items())}
+        self._values.clear()
+        return means
+
+
+def run_batch(
+    model: Qwen3VLMoeForConditionalGeneration, batch: Batch, coordinate_ids: Sequence[int], *, device: torch.device
+) -> Outcome:
+    """Forward of one batch, and its loss."""
+    made, balance = predict(model, batch, device=device)
+    targets = batch.targets.to(device)
+    log_probabilities = made.float().log_softmax(-1)
+    losses = -log_probabilities.gather(1, targets[:, None])[:, 0]
+    if batch.soft.any():
+        soft = batch.soft.to(device)
+        coordinates = torch.tensor(coordinate_ids, device=device)
+        # coordinates have neighbouring values in the order of `coordinate_ids`
+        place = (targets[soft, None] == coordinates).int().argmax(-1)
+        steps = torch.arange(len(coordinates), device=device) - place[:, None]
+        wanted = (-0.5 * (steps / _SOFTNESS) ** 2).softmax(-1)
+        of_coordinates = -(wanted * log_probabilities[soft][:, coordinates]).sum(-1)
+        losses = losses.masked_scatter(soft, of_coordinates)
+    answer_loss = losses.mean()
+    best = made.detach().argmax(-1).cpu()
+    return Outcome(
+        loss=answer_loss + BALANCE * balance,
+        answer_loss=answer_loss.item(),
+        scores=[_score(asked, batch, best, coordinate_ids) for asked in batch.asked],
+    )
+
+
+def predict(
+    model: Qwen3VLMoeForConditionalGeneration, batch: Batch, *, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `[N, vocabulary]` of the answers' tokens, and the load-balance loss."""
+    main = levels = None
+    samples = len(batch.ids)
+    if batch.patches is not None:
+        main, levels = see(model.model.visual, batch.patches.to(device), batch.grid_hw)
+        main = main.view(samples, -1, main.shape[-1])
+        levels = levels.view(len(levels), samples, -1, main.shape[-1])
+        levels = break_levels(levels, batch.faults)
+    hidden = think(
+        model.model.language_model,
+        batch.ids.to(device),
+        batch.positions.to(device),
+        batch.mask.to(device),
+        main_BnH=main,
+        levels_LBnH=levels,
+        visual_n=batch.visual.to(device),
+    )
+    return logits(model, hidden.states.flatten(0, 1)[batch.rows.to(device)]), hidden.balance
+
+
+def _score(asked: Asked, batch: Batch, best: torch.Tensor, coordinate_ids: Sequence[int]) -> tuple[str, float]:
+    span = slice(asked.start, asked.end)
+    if asked.question.answer == REFUSAL:
+        return "refusal", float(torch.equal(best[span], batch.targets[span]))
+    if asked.question.kind == "grounding":
+        value_of = {token: value for value, token in enumerate(coordinate_ids)}
+        boxes = [_box(tokens[span][batch.soft[span]].tolist(), value_of) for tokens in (best, batch.targets)]
+        return "grounding", iou(*boxes)
+    return asked.question.kind, float(torch.equal(best[span], batch.targets[span]))
+
+
+def _box(tokens: Sequence[int], value_of: dict[int, int]) -> Box:
+    left, top, right, bottom = (value_of.get(token, 0) for token in tokens)
+    return left, top, right, bottom

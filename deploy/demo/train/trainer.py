@@ -1,0 +1,172 @@
+"""The training loop: draw, forward, backward, step; every step depends on the seed and its number alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import nn
+from transformers import AutoConfig, Qwen3VLMoeForConditionalGeneration
+
+from deploy.demo.train.batch import Batch, make_batch
+from deploy.demo.train.curriculum import draw_cases, fault_share, stage_at
+from deploy.demo.train.export import export
+from deploy.demo.train.faults import random_faults
+from deploy.demo.train.loss import Scores, run_batch
+from deploy.demo.train.rendering import Renderer
+from deploy.demo.train.state import Progress, load, save
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        model_files: folder with config.json, tokenizer and chat template.
+        out: folder for the state and, in `model/`, the result.
+        steps: in all.
+        seed: of weights, scenes and questions.
+        learning_rate: the largest.
+        report_every: steps between two lines.
+        save_every: steps between two states.
+        device: "cpu", "cuda".
+    """
+
+    model_files: Path
+    out: Path
+    steps: int = 3000
+    seed: int = 0
+    learning_rate: float = 1.5e-3
+    warmup: float = 0.02
+    final_rate: float = 0.02
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    report_every: int = 25
+    save_every: int = 100
+    device: str = "cpu"
+
+
+class Trainer:
+    """Owns model and optimizer.
+
+    Args:
+        say: takes a line of progress.
+    """
+
+    def __init__(self, config: TrainConfig, say: Callable[[str], None]) -> None:
+        self._config = config
+        self._say = say
+        self._renderer = Renderer(config.model_files)
+        self._device = torch.device(config.device)
+        self.model = new_model(config.model_files, config.seed).to(self._device)
+        self._optimizer = _optimizer(self.model, config)
+        self._progress = Progress(step=0, steps=config.steps, seed=config.seed)
+        self._levels = len(self.model.config.vision_config.deepstack_visual_indexes)
+        self._scores = Scores()
+        self._losses: list[float] = []
+
+    def resume(self) -> None:
+        """Goes on from the state in the output folder.
+
+        Raises:
+            ValueError: there is none, or it is of another training.
+        """
+        progress = load(self._config.out, self.model, self._optimizer)
+        if (progress.steps, progress.seed) != (self._config.steps, self._config.seed):
+            raise ValueError(
+                f"the state is of a training of {progress.steps} steps with seed {progress.seed}, not of "
+                f"{self._config.steps} with seed {self._config.seed}"
+            )
+        self._progress = progress
+        self._say(f"resumed after step {progress.step}")
+
+    def run(self, until: int | None = None) -> None:
+        """Trains to the end, or to step `until`; saves the state as it goes, and the checkpoint at the end."""
+        self._config.out.mkdir(parents=True, exist_ok=True)
+        last = self._config.steps if until is None else until
+        self.model.train()
+        while self._progress.step < last:
+            self._step()
+            step = self._progress.step
+            if step % self._config.report_every == 0 or step == last:
+                self._report()
+            if step % self._config.save_every == 0 or step == last:
+                save(self._config.out, self.model, self._optimizer, self._progress)
+        if last == self._config.steps:
+            self._say(f"wrote {export(self.model, self._config.model_files, self._config.out / 'model')}")
+
+    def batch(self, step: int) -> Batch:
+        """What step number `step` learns from."""
+        progress = step / self._config.steps
+        rng = Random(f"{self._config.seed}/{step}")
+        cases = draw_cases(rng, stage_at(progress))
+        seen = bool(cases[0].scenes)
+        faults = random_faults(rng, len(cases), fault_share(progress) if seen else 0.0, self._levels)
+        return make_batch(self._renderer, cases, faults)
+
+    def _step(self) -> None:
+        begin = time.monotonic()
+        step = self._progress.step
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._config, step / self._config.steps)
+        outcome = run_batch(self.model, self.batch(step), self._renderer.coordinate_ids, device=self._device)
+        self._optimizer.zero_grad(set_to_none=True)
+        outcome.loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip)
+        self._optimizer.step()
+        self._scores.add(outcome.scores)
+        self._losses.append(outcome.answer_loss)
+        seconds = self._progress.seconds + time.monotonic() - begin
+        self._progress = replace(self._progress, step=step + 1, seconds=seconds)
+
+    def _report(self) -> None:
+        progress = self._progress
+        left = progress.seconds / progress.step * (progress.steps - progress.step)
+        scores = "  ".join(f"{kind} {value:.2f}" for kind, value in self._scores.take().items())
+        self._say(
+            f"step {progress.step}/{progress.steps}  {progress.seconds / 60:.1f} min, {left / 60:.0f} left at this pace"
+            f"  loss {sum(self._losses) / len(self._losses):.3f} | {scores}"
+        )
+        self._losses.clear()
+
+
+def new_model(model_files: Path, seed: int) -> Qwen3VLMoeForConditionalGeneration:
+    """Untrained, in float32. Weights are scaled by their inputs: `transformers`' 0.02 suits far wider models."""
+    torch.manual_seed(seed)
+    config = AutoConfig.from_pretrained(model_files)
+    config._attn_implementation = "sdpa"
+    model = Qwen3VLMoeForConditionalGeneration(config).float()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2 or "embed" in name:
+                continue
+            inputs = parameter.shape[-1] if ".experts." in name else parameter[0].numel()
+            parameter.normal_(0.0, 0.7 / math.sqrt(inputs), generator=generator)
+    return model
+
+
+def learning_rate(config: TrainConfig, progress: float) -> float:
+    """Up in a line, then down along half a cosine."""
+    if progress < config.warmup:
+        return config.learning_rate * (0.02 + 0.98 * progress / config.warmup)
+    done = (progress - config.warmup) / (1 - config.warmup)
+    share = config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+    return config.learning_rate * share
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; norms, biases and embeddings do not decay."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim >= 2 and "embed" not in name else others).append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)

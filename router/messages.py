@@ -1,0 +1,118 @@
+"""Messages of a conversation, in the shapes that OpenAI's API, vLLM and Qwen give them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+
+class RequestModel(BaseModel):
+    """Strict about types, and null is not given."""
+
+    # Unknown fields are kept: `unknown_fields` lists them.
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, data: Any) -> Any:
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class TextPart(RequestModel):
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+
+
+class ImageUrl(RequestModel):
+    url: str
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class VideoUrl(RequestModel):
+    url: str
+
+
+def _text_or_object(value: Any) -> str:
+    return "text" if isinstance(value, str) else "object"
+
+
+def text_or_list(value: Any) -> str:
+    return "text" if isinstance(value, str) else "list"
+
+
+class ImagePart(RequestModel):
+    """`input_image` is what OpenAI's Responses API calls it."""
+
+    type: Literal["image_url", "input_image"]
+    image_url: Annotated[
+        Annotated[str, Tag("text")] | Annotated[ImageUrl, Tag("object")], Discriminator(_text_or_object)
+    ]
+    detail: Literal["auto", "low", "high"] = "auto"
+    uuid: str | None = None  # a hint for caches; the content itself tells us as much
+
+
+class VideoUrlPart(RequestModel):
+    type: Literal["video_url"]
+    video_url: Annotated[
+        Annotated[str, Tag("text")] | Annotated[VideoUrl, Tag("object")], Discriminator(_text_or_object)
+    ]
+    uuid: str | None = None
+
+
+class FramesPart(RequestModel):
+    """A video as a list of frames (Qwen's own form), taken at `fps` frames a second."""
+
+    type: Literal["video"]
+    video: Annotated[list[str], Field(min_length=1)]
+    fps: Annotated[float, Field(gt=0)] | None = None
+
+
+ContentPart = Annotated[TextPart | ImagePart | VideoUrlPart | FramesPart, Field(discriminator="type")]
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[ContentPart], Tag("list")], Discriminator(text_or_list)
+]
+TextContent = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[TextPart], Tag("list")], Discriminator(text_or_list)
+]
+
+
+class SystemMessage(RequestModel):
+    role: Literal["system", "developer"]
+    content: TextContent
+    name: str | None = None
+
+
+class UserMessage(RequestModel):
+    role: Literal["user"]
+    content: Content
+    name: str | None = None
+
+
+class FunctionCall(RequestModel):
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(RequestModel):
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class AssistantMessage(RequestModel):
+    role: Literal["assistant"]
+    content: TextContent | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] = []
+
+
+class ToolMessage(RequestModel):
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]

@@ -1,0 +1,75 @@
+"""What the HTTP paths share: everything behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from router.auth import Keys
+from router.budget import ByteBudget
+from router.config import RouterConfig
+from router.dispatcher import Dispatcher
+from router.fetch import Fetcher, IPAddress, is_public
+from router.fleet import Fleet
+from router.gate import Gate
+from router.grids import GridMemory
+from router.media import MediaLoader
+from router.metrics import RouterMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """See the module."""
+
+    config: RouterConfig
+    keys: Keys
+    fleet: Fleet
+    dispatcher: Dispatcher
+    metrics: RouterMetrics
+    budget: ByteBudget
+    grids: GridMemory
+    gate: Gate
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Empty as long as nobody knows."""
+        if self.config.served_model_name or self.fleet.model is None:
+            return self.config.served_model_name
+        info = self.fleet.model.info
+        return (info.name or info.architecture,)
+
+
+@contextlib.asynccontextmanager
+async def make_services(config: RouterConfig) -> AsyncIterator[Services]:
+    """Everything behind the HTTP paths, in touch with the servers until the block ends."""
+    metrics = RouterMetrics()
+    fleet = Fleet(config)
+    fetcher = Fetcher(
+        timeout=config.media_timeout_seconds,
+        connect_timeout=config.media_connect_seconds,
+        concurrency=config.media_fetches,
+        allowed=_any_address if config.allow_private_media else is_public,
+    )
+    services = Services(
+        config=config,
+        keys=Keys(config.api_key, config.api_key_file),
+        fleet=fleet,
+        dispatcher=Dispatcher(fleet=fleet, loader=MediaLoader(config=config, fetcher=fetcher, fleet=fleet)),
+        metrics=metrics,
+        budget=ByteBudget(config.media_budget_bytes, metrics.media_bytes),
+        grids=GridMemory(),
+        gate=Gate(config.max_requests, metrics),
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:  # should the watch fail, so does the process
+            watching = tasks.create_task(fleet.run())
+            yield services
+            watching.cancel()
+    finally:
+        await fetcher.close()
+
+
+def _any_address(address: IPAddress) -> bool:
+    return True

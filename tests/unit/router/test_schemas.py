@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from router.fields import ACCEPTED, UNSUPPORTED
+from router.problems import Problem
+from router.schemas import ChatRequest, parse_chat_request
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def test_every_field_is_of_one_kind() -> None:
+    honoured = set(ChatRequest.model_fields)
+    assert not honoured & set(UNSUPPORTED)
+    assert not honoured & ACCEPTED
+    assert not set(UNSUPPORTED) & ACCEPTED
+
+
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+def test_a_field_that_can_not_be_honoured_is_named(name: str) -> None:
+    with pytest.raises(Problem) as refused:
+        parse_chat_request({"messages": MESSAGES, name: {"something": "else"}}, max_choices=1)
+    assert (refused.value.status, refused.value.param) == (400, name)
+    for neutral in (None, *UNSUPPORTED[name]):
+        assert parse_chat_request({"messages": MESSAGES, name: neutral}, max_choices=1).ignored == ()
+
+
+def test_unknown_fields_are_found_wherever_they_are() -> None:
+    parsed = parse_chat_request(
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "hi", "a": 1}], "b": None, "c": 2},
+                {"role": "assistant", "content": "x", "tool_calls": [{"function": {"name": "f", "d": 1}}]},
+            ],
+            "stream": True,
+            "stream_options": {"e": 1},
+            "chat_template_kwargs": {"anything": 1},
+            "metadata": {"anything": 1},
+            "f": 1,
+        },
+        max_choices=1,
+    )
+    assert set(parsed.ignored) == {
+        "messages[0].content[0].a",
+        "messages[0].c",
+        "messages[1].tool_calls[0].function.d",
+        "stream_options.e",
+        "f",
+    }

@@ -28,7 +28,8 @@ _GAUGES = {
     "waiting": ("epd_requests_waiting", "Requests that wait for one."),
     "kv_blocks_used": ("epd_kv_blocks_used", "KV blocks held by requests."),
     "kv_blocks": ("epd_kv_blocks", "KV blocks in all."),
-    "inbox_bytes": ("epd_inbox_bytes", "Room taken by received and granted embeddings."),
+    "inbox_bytes": ("epd_inbox_bytes", "Embeddings on their way, or not yet computed by the requests that need them."),
+    "prefix_cached_blocks": ("epd_prefix_cached_blocks", "KV blocks that the prefix cache knows."),
     "queue_seconds": ("epd_queue_seconds", "Work that waits, at the measured speed."),
 }
 _CACHES = {  # cache -> (hits, misses, evictions)
@@ -68,6 +69,12 @@ class LanguageMetrics(Collector):
             yield CounterMetricFamily(name, help_text, value=values.get(key, 0.0))
         for key, (name, help_text) in _GAUGES.items():
             yield GaugeMetricFamily(name, help_text, value=values.get(key, 0.0))
+        held = GaugeMetricFamily("epd_cache_bytes", "Held, needed or not.", labels=["cache"])
+        held.add_metric(["inbox"], values.get("inbox_cached_bytes", 0.0))
+        yield held
+        pins = GaugeMetricFamily("epd_cache_pins", "Entries that an unfinished request needs.", labels=["cache"])
+        pins.add_metric(["inbox"], values.get("inbox_pins", 0.0))
+        yield pins
         outcomes = ("epd_cache_hits", "epd_cache_misses", "epd_cache_evictions")
         for place, name in enumerate(outcomes):
             family = CounterMetricFamily(name, "Look-ups by cache.", labels=["cache"])

@@ -38,6 +38,11 @@ class BlockManager:
     def used(self) -> int:
         return self.num_blocks - len(self._free)
 
+    @property
+    def cached(self) -> int:
+        """Blocks that the prefix cache knows, held by requests or not."""
+        return len(self._block_of)
+
     def needed(self, request: Request, end: int) -> int:
         """Blocks that `request` lacks to hold tokens [0, end)."""
         return -(-end // self.block_size) - len(request.block_table)

@@ -257,7 +257,10 @@ class Engine:
             "kv_blocks": self._blocks.num_blocks,
             "kv_evictions": self._blocks.evictions,
             "preemptions": self._scheduler.preemptions,
-            "inbox_bytes": self._media.used_bytes,
+            "inbox_bytes": self._media.needed_bytes,
+            "inbox_cached_bytes": self._media.cached_bytes,
+            "inbox_pins": self._media.pins,
+            "prefix_cached_blocks": self._blocks.cached,
             "inbox_evictions": self._media.evictions,
             "inbox_stolen": self._media.stolen,
         }

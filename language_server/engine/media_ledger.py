@@ -98,14 +98,28 @@ class MediaLedger:
         self._layout_of = layout_of  # rows -> layout
         self._items: dict[MediaKey, Item] = {}
         self._by_grant: dict[bytes, Item] = {}  # GRANTED and CLOSING
+        self._wanted: dict[MediaKey, tuple[int, int]] = {}  # key -> the best (arrival, place in prompt) that needs it
         self._clock = 0
         self._changes = Changes()
         self.evictions = 0
         self.stolen = 0
 
     @property
-    def used_bytes(self) -> int:
-        return self._extents.used
+    def cached_bytes(self) -> int:
+        """Of held items, whether somebody needs them or not."""
+        return sum(item.layout.total_bytes for item in self._items.values() if item.state is State.HELD)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Of granted room, and of held items that an unfinished request still needs."""
+        items = {item.grant_id: item for item in (*self._items.values(), *self._by_grant.values())}
+        needed = (item for item in items.values() if item.state is not State.HELD or item.key in self._wanted)
+        return sum(item.layout.total_bytes for item in needed)
+
+    @property
+    def pins(self) -> int:
+        """Held items that an unfinished request still needs."""
+        return sum(item.state is State.HELD and item.key in self._wanted for item in self._items.values())
 
     def held(self, key: MediaKey) -> bool:
         item = self._items.get(key)
@@ -168,19 +182,17 @@ class MediaLedger:
     def assign_room(self, unfinished: Iterable[Request]) -> None:
         """Grants room to every needed item that has none, in the one order, until one has to wait."""
         requests = [request for request in unfinished if request.lacks_rows]
-        if not requests:
-            return
-        wanted: dict[MediaKey, tuple[int, int]] = {}  # key -> the best (arrival, place in prompt) that needs it
+        self._wanted = {}
         for request in requests:
             for place, key in enumerate(request.needed_keys()):
-                wanted.setdefault(key, (request.arrival, place))
+                self._wanted.setdefault(key, (request.arrival, place))
         for request in requests:
             for place, key in enumerate(request.needed_keys()):
                 if key in self._items:
                     continue
                 rows = next(span.item_rows for span in request.spans if span.key == key)
                 layout = self._layout_of(rows)
-                offset = self._make_room(layout.total_bytes, (request.arrival, place), wanted)
+                offset = self._make_room(layout.total_bytes, (request.arrival, place))
                 if offset is None:
                     return
                 item = Item(key=key, layout=layout, offset=offset, grant_id=secrets.token_bytes(16), owner=request)
@@ -188,13 +200,13 @@ class MediaLedger:
                 self._by_grant[item.grant_id] = item
                 self._changes.opened.append(Opened(request=request, item=item))
 
-    def _make_room(self, length: int, rank: tuple[int, int], wanted: dict[MediaKey, tuple[int, int]]) -> int | None:
+    def _make_room(self, length: int, rank: tuple[int, int]) -> int | None:
         """The offset of a gap of `length` bytes, if need be at the cost of items that nobody ahead of `rank` needs."""
         if (offset := self._extents.take(length)) is not None:
             return offset
         if any(item.state is State.CLOSING for item in self._by_grant.values()):
             return None  # room is on its way; taking more now would take too much
-        for victim in self._victims(rank, wanted):
+        for victim in self._victims(rank):
             if victim.state is State.GRANTED:
                 self.stolen += 1
                 self._revoke(victim)
@@ -205,8 +217,9 @@ class MediaLedger:
                 return offset
         return None
 
-    def _victims(self, rank: tuple[int, int], wanted: dict[MediaKey, tuple[int, int]]) -> Iterator[Item]:
+    def _victims(self, rank: tuple[int, int]) -> Iterator[Item]:
         """Items that `rank` may take the room of: unneeded ones, longest unused first; then the last in the order."""
+        wanted = self._wanted
         unneeded = [item for item in self._items.values() if item.key not in wanted]
         yield from sorted(unneeded, key=lambda item: (item.state is State.GRANTED, item.last_used))
         behind = [item for item in self._items.values() if item.key in wanted and wanted[item.key] > rank]

@@ -244,5 +244,3 @@ def _there_are(number: int, noun: str) -> str:
 
 def _picture(second: bool) -> str:
     return f"The {'second' if second else 'first'} picture."
-
-

@@ -34,7 +34,9 @@ def frozen_cases() -> list[Case]:
         [_case(kind, Random(f"{SEED}/{kind}/{index}")) for index in range(ITEMS_PER_KIND)]
         for kind in (*PICTURE_KINDS, *PAIR_KINDS, "motion")
     ]
-    queues += [[_case(kind, Random(f"{SEED}/{kind}/{index}")) for index in range(FEW_ITEMS_PER_KIND)] for kind in TALK_KINDS]
+    queues += [
+        [_case(kind, Random(f"{SEED}/{kind}/{index}")) for index in range(FEW_ITEMS_PER_KIND)] for kind in TALK_KINDS
+    ]
     return [queue[index] for index in range(ITEMS_PER_KIND) for queue in queues if index < len(queue)]
 
 

@@ -254,9 +254,7 @@ def _touch(one: Thing, other: Thing, spacing: float) -> bool:
 
 
 def _inside(thing: Thing, size: tuple[int, int]) -> bool:
-    return (
-        thing.radius <= thing.x < size[0] - thing.radius and thing.radius <= thing.y < size[1] - thing.radius
-    )
+    return thing.radius <= thing.x < size[0] - thing.radius and thing.radius <= thing.y < size[1] - thing.radius
 
 
 def _quarter_turns(point: Point, turns: int) -> Point:

@@ -32,6 +32,7 @@ _WEIGHTS: dict[Kind, float] = {
     "digit": 0.8,
     "follow-up": 0.6,
 }
+_LONGER_TALK = 4  # descriptions of tools make these sequences so much longer
 _FAULTS_FROM = 0.6  # of the training
 _FAULT_SHARES = (0.20, 0.10)  # of the samples: then, and at the end
 
@@ -102,7 +103,8 @@ def draw_cases(rng: Random, stage: Stage) -> list[Case]:
     """The samples of one batch: of one sort and size, so that they fit into one call."""
     sort = rng.choices(tuple(stage.sorts), weights=tuple(stage.sorts.values()))[0]
     size = rng.choice(stage.sizes)
-    return [_case(rng, stage, sort, size) for _ in range(stage.samples)]
+    samples = stage.samples // _LONGER_TALK if sort == "talk" else stage.samples
+    return [_case(rng, stage, sort, size) for _ in range(samples)]
 
 
 def _case(rng: Random, stage: Stage, sort: Sort, size: Size) -> Case:

@@ -25,7 +25,13 @@ from encode_server.media.patches import patchify, resize
 from router.model import ServedModel
 from router.prompt import PlacedItem, expand
 
-ROUTER_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+ROUTER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

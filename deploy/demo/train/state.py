@@ -52,7 +52,9 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
         names = set(file.keys())
         for name, parameter in model.named_parameters():
             if f"weight/{name}" not in names or file.get_slice(f"weight/{name}").get_shape() != list(parameter.shape):
-                raise ValueError(f"{folder / STATE_FILE} is of another model: it lacks a {name} {list(parameter.shape)}")
+                raise ValueError(
+                    f"{folder / STATE_FILE} is of another model: it lacks a {name} {list(parameter.shape)}"
+                )
             parameter.copy_(file.get_tensor(f"weight/{name}"))
             if f"{_MOMENTS[0]}/{name}" in names:
                 moments = {moment: file.get_tensor(f"{moment}/{name}").to(parameter.device) for moment in _MOMENTS}

@@ -220,7 +220,8 @@ async def test_a_client_that_leaves_frees_what_it_held(world: World) -> None:
     assert world.served.metrics("language")["epd_kv_blocks_used"] > 0
     await stream.close()
     async with asyncio.timeout(20):
-        while (now := world.served.metrics("language"))["epd_kv_blocks_used"] or now["epd_requests_running"]:
+        held = ("epd_kv_blocks_used", "epd_inbox_bytes", "epd_requests_running")
+        while any((now := world.served.metrics("language"))[name] for name in held):
             await asyncio.sleep(0.02)
     assert now["epd_requests_aborted_total"] == before["epd_requests_aborted_total"] + 1
 

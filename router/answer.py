@@ -53,6 +53,7 @@ class Answer:
         if request.return_token_ids:
             answer["prompt_token_ids"] = generation.plan.prompt.ids
         if request.return_timings:
+            await generation.wait_times()
             answer["timings"] = self._timings()
         return json.dumps(answer, ensure_ascii=False).encode()
 
@@ -68,6 +69,8 @@ class Answer:
         try:
             yield b"".join(chunks.role(choice.index) for choice in open_choices)
             while open_choices:
+                if request.return_timings and generation.finished:
+                    await generation.wait_times()
                 events = []
                 for choice in list(open_choices):
                     text, ids = choice.output.take()

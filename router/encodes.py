@@ -158,6 +158,11 @@ class ItemEncode:
             self._task.cancel()
         self._grants.clear()
 
+    async def wait_closed(self) -> None:
+        """After `close`: until the encode server has told its times, or took too long."""
+        if self._task is not None and self._closing:
+            await asyncio.wait([self._task])
+
     async def cancel(self) -> None:
         """Drops the item at once."""
         self._grants.clear()

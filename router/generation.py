@@ -201,6 +201,11 @@ class Generation:
     def finished(self) -> bool:
         return all(choice.finish_reason is not None for choice in self.choices)
 
+    async def wait_times(self) -> None:
+        """The language server says that it has an item before the encode server says how long it took: waits for that."""
+        for encode in self._encodes.values():
+            await encode.wait_closed()
+
     def collect_times(self) -> dict[str, float]:
         """Milliseconds by stage, as far as they are known."""
         for encode in self._encodes.values():

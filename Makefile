@@ -20,7 +20,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 endif
 
-.PHONY: help setup demo check test proto lock clean
+.PHONY: help setup demo check test test-pythons proto lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,19 @@ check: $(STAMP) ## lint, format, types, generated code, import rule
 
 test: $(STAMP) ## the test suite (PYTEST_ARGS="-k router -x")
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-pythons: ## router and fakes, as installed by pip, on every other Python that is here
+	@for version in 3.12 3.13; do \
+		for python in python$$version $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version*/bin/python; do \
+			$$python -c '' 2>/dev/null || continue; \
+			echo "== $$($$python --version)"; \
+			rm -rf build/python$$version; \
+			$$python -m venv build/python$$version; \
+			build/python$$version/bin/python -m pip install --quiet --disable-pip-version-check .; \
+			(cd build && PYTHONPATH= python$$version/bin/python -m deploy.demo.run --once --fake); \
+			break; \
+		done || exit 1; \
+	done
 
 proto: $(STAMP) ## generate common/pb from proto/*.proto
 	$(BIN)/python proto/generate.py

@@ -202,7 +202,7 @@ class Generation:
         return all(choice.finish_reason is not None for choice in self.choices)
 
     async def wait_times(self) -> None:
-        """The language server says that it has an item before the encode server says how long it took: waits for that."""
+        """Waits for encode servers to say how long they took, which they do after the language server has the item."""
         for encode in self._encodes.values():
             await encode.wait_closed()
 

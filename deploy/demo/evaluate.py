@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import httpx
 
@@ -30,6 +30,8 @@ from deploy.demo.sheet import write_sheet
 from deploy.local import run
 from deploy.programs import demo_folder
 from deploy.serve_config import ServeConfig
+
+DType = Literal["auto", "bfloat16", "float32"]
 
 MAX_TOKENS = 96
 _CONCURRENCY = 8
@@ -182,10 +184,8 @@ async def _first_model(client: httpx.AsyncClient) -> str:
     return str(response.json()["data"][0]["id"])
 
 
-async def serve_and_evaluate(model: Path, dtype: str, options: EvaluationOptions) -> int:
+async def serve_and_evaluate(model: Path, dtype: DType, options: EvaluationOptions) -> int:
     """Starts the three services with a checkpoint, evaluates, stops them."""
-    if not any(model.glob("*.safetensors")):
-        raise EvaluationError(f"{model} has no weights; train them with: python -m deploy.demo.train --out DIR")
     config = ServeConfig(model=str(model), port=0, log_level="warning", served_model_name=("demo",), dtype=dtype)
 
     async def use(url: str) -> int:
@@ -200,7 +200,9 @@ def main() -> int:
     )
     parser.add_argument("--base-url", help="of the router; default: serve --checkpoint here")
     parser.add_argument("--checkpoint", type=Path, default=demo_folder() / "model", help="served if there is no URL")
-    parser.add_argument("--dtype", default="auto", help="of the checkpoint that is served here")
+    parser.add_argument(
+        "--dtype", choices=get_args(DType), default="auto", help="of the checkpoint that is served here"
+    )
     parser.add_argument("--model", help="name to ask for; default: the first one that is served")
     parser.add_argument("--api-key", help="of a router that wants one")
     parser.add_argument("--items", type=int, help="only so many questions")
@@ -209,6 +211,8 @@ def main() -> int:
     parser.add_argument("--sheet", type=Path, default=Path("build/eval/samples.png"), help="write samples to this PNG")
     parser.add_argument("--check", action="store_true", help="fail if a target is missed")
     arguments = parser.parse_args()
+    if not arguments.base_url and not any(arguments.checkpoint.glob("*.safetensors")):
+        parser.error(f"{arguments.checkpoint} has no weights; to train them: python -m deploy.demo.train --out DIR")
     setup_logging("eval", "error")
     options = EvaluationOptions(
         items=arguments.items,

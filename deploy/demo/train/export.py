@@ -15,8 +15,8 @@ WEIGHTS = "model.safetensors"
 def export(model: Qwen3VLMoeForConditionalGeneration, model_files: Path, folder: Path) -> Path:
     """Writes weights in bfloat16 and the configuration and tokenizer from `model_files`; returns the weights' path.
 
-    Experts are published as [experts, in, out], the other way round from how `transformers` 5 holds them. A tied head is
-    not written.
+    Experts are published as [experts, in, out], the other way round from how `transformers` 5 holds them. A tied head
+    is not written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in model_files.iterdir():

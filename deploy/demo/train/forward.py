@@ -17,10 +17,12 @@ from torch.nn import functional as F
 from transformers import Qwen3VLMoeForConditionalGeneration
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import (
     Qwen3VLMoeTextAttention,
+    Qwen3VLMoeTextDecoderLayer,
     Qwen3VLMoeTextModel,
     Qwen3VLMoeTextRMSNorm,
     Qwen3VLMoeTextSparseMoeBlock,
     Qwen3VLMoeVisionAttention,
+    Qwen3VLMoeVisionBlock,
     Qwen3VLMoeVisionModel,
     apply_rotary_pos_emb,
 )
@@ -35,8 +37,8 @@ class Hidden:
 
     Attributes:
         states: `[B, S, H]`, normed.
-        balance: the load-balance loss of Switch Transformers (arXiv 2101.03961), formula 4, mean over the layers; 1 when
-            all experts are used alike.
+        balance: the load-balance loss of Switch Transformers (arXiv 2101.03961), formula 4, mean over the layers; 1
+            when all experts are used alike.
     """
 
     states: torch.Tensor
@@ -66,6 +68,7 @@ def see(
     hidden = F.linear(patches_BPD, projection.weight.flatten(1), projection.bias) + places_PV
     levels = {}
     for index, block in enumerate(visual.blocks):
+        assert isinstance(block, Qwen3VLMoeVisionBlock)
         hidden = hidden + _look(block.attn, block.norm1(hidden), rotation)
         hidden = hidden + block.mlp(block.norm2(hidden))
         if index in visual.deepstack_visual_indexes:
@@ -104,7 +107,9 @@ def think(
     rotation = decoder.rotary_emb(hidden, positions_3BS)
     balances = []
     for index, layer in enumerate(decoder.layers):
+        assert isinstance(layer, Qwen3VLMoeTextDecoderLayer)
         hidden = hidden + _attend(layer.self_attn, _norm(layer.input_layernorm, hidden), rotation, mask_BSS[:, None])
+        assert isinstance(layer.mlp, Qwen3VLMoeTextSparseMoeBlock), "a layer without experts"
         out, balance = _consult(layer.mlp, _norm(layer.post_attention_layernorm, hidden).flatten(0, 1))
         hidden = hidden + out.view_as(hidden)
         balances.append(balance)
@@ -155,7 +160,7 @@ def _consult(block: Qwen3VLMoeTextSparseMoeBlock, hidden_TH: torch.Tensor) -> tu
     tokens = order // router.top_k
     counts = chosen.flatten().bincount(minlength=router.num_experts)
     made = []
-    for expert, group in enumerate(hidden_TH[tokens].split(counts.tolist())):
+    for expert, group in enumerate(torch.split(hidden_TH[tokens], counts.tolist())):
         gate, up = F.linear(group, experts.gate_up_proj[expert]).chunk(2, dim=-1)
         made.append(F.linear(F.silu(gate) * up, experts.down_proj[expert]))
     out = torch.zeros_like(hidden_TH).index_add(0, tokens, torch.cat(made) * weights[order, None])

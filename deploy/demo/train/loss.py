@@ -10,7 +10,8 @@ import torch
 from transformers import Qwen3VLMoeForConditionalGeneration
 
 from deploy.demo.scenes.question import Kind
-from deploy.demo.scenes.scoring import Box, iou
+from deploy.demo.scenes.scene import Box
+from deploy.demo.scenes.scoring import iou
 from deploy.demo.train.batch import REFUSAL, Asked, Batch
 from deploy.demo.train.faults import break_levels
 from deploy.demo.train.forward import logits, see, think

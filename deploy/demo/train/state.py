@@ -18,7 +18,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """`step` steps of `steps` are done, in `seconds` of work; what a step does depends on `seed` and its number only."""
+    """`step` steps of `steps` are done, in `seconds`; what a step learns from depends on `seed` and its number only."""
 
     step: int
     steps: int
@@ -52,9 +52,7 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
         names = set(file.keys())
         for name, parameter in model.named_parameters():
             if f"weight/{name}" not in names or file.get_slice(f"weight/{name}").get_shape() != list(parameter.shape):
-                raise ValueError(
-                    f"{folder / STATE_FILE} is of another model: it lacks a {name} {list(parameter.shape)}"
-                )
+                raise ValueError(f"{folder / STATE_FILE} is of another model: no {name} {list(parameter.shape)} in it")
             parameter.copy_(file.get_tensor(f"weight/{name}"))
             if f"{_MOMENTS[0]}/{name}" in names:
                 moments = {moment: file.get_tensor(f"{moment}/{name}").to(parameter.device) for moment in _MOMENTS}

@@ -63,10 +63,11 @@ class Trainer:
         self._say = say
         self._renderer = Renderer(config.model_files)
         self._device = torch.device(config.device)
-        self.model = new_model(config.model_files, config.seed).to(self._device)
+        self.model = new_model(config.model_files, config.seed)
+        self.model.to(self._device)  # type: ignore[arg-type]  # its stub is of another overload
         self._optimizer = _optimizer(self.model, config)
         self._progress = Progress(step=0, steps=config.steps, seed=config.seed)
-        self._levels = len(self.model.config.vision_config.deepstack_visual_indexes)
+        self._levels = len(self.model.model.visual.deepstack_visual_indexes)
         self._scores = Scores()
         self._losses: list[float] = []
 
@@ -140,7 +141,8 @@ def new_model(model_files: Path, seed: int) -> Qwen3VLMoeForConditionalGeneratio
     torch.manual_seed(seed)
     config = AutoConfig.from_pretrained(model_files)
     config._attn_implementation = "sdpa"
-    model = Qwen3VLMoeForConditionalGeneration(config).float()
+    model = Qwen3VLMoeForConditionalGeneration(config)
+    nn.Module.float(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -162,7 +164,8 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW; norms, biases and embeddings do not decay."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim >= 2 and "embed" not in name else others).append(parameter)
     groups = [

@@ -41,9 +41,8 @@ class Shutdown:
         lifeline = os.environ.pop(LIFELINE, None)
         self._lifeline = int(lifeline) if lifeline else None
         self.reason = ""
-        self.at_once: Callable[[], None] = lambda: (
-            None
-        )  # before a second signal ends the process: to take children along
+        # Called before a second signal ends the process: to take children along.
+        self.at_once: Callable[[], None] = lambda: None
 
     @property
     def requested(self) -> bool:
@@ -122,7 +121,7 @@ async def run_server(role: str, server: Server, failure: asyncio.Future[str], co
     with Shutdown() as shutdown:
         failure.add_done_callback(lambda reason: shutdown.request(reason.result()))
         try:
-            await server.start()
+            await _start(server, shutdown)
         except (EPDError, OSError, ValueError) as error:
             log.error("can't start: %s", error)
             return 1
@@ -133,3 +132,18 @@ async def run_server(role: str, server: Server, failure: asyncio.Future[str], co
     if failure.done():
         log.error("can't go on: %s", failure.result())
     return 1 if failure.done() else 0
+
+
+async def _start(server: Server, shutdown: Shutdown) -> None:
+    """Starts the server. If the process is to end before that is done, it does so here, with status 0."""
+    starting = asyncio.create_task(server.start())
+    waiting = asyncio.create_task(shutdown.wait())
+    await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if starting.done():
+        return await starting
+    starting.cancel()
+    await asyncio.wait((starting,))
+    # A thread that loads weights can't be stopped, and the interpreter would wait for it. There is nothing to lose.
+    logging.shutdown()
+    os._exit(0)

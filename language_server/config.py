@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,5 +37,11 @@ class LanguageConfig(CommonOptions):
         for name in ("max_num_seqs", "max_step_tokens", "max_waiting", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} has to be at least 1")
+        if self.max_model_len < 0:
+            raise ValueError("--max-model-len must not be negative")
+        if not self.stall_seconds > 0:
+            raise ValueError("--stall-seconds has to be over 0")
+        if not 0 <= self.drain_seconds < math.inf:
+            raise ValueError("--drain-seconds is a number of seconds, 0 or more")
         if not 0 < self.gpu_memory_fraction <= 1:
             raise ValueError("--gpu-memory-fraction is a number over 0, at most 1")

@@ -48,7 +48,9 @@ class EngineClient:
         self._on_exit = on_exit
         self._log_options = ["--log-level", log_level, "--log-format", log_format]
         self._commands: queue.SimpleQueue[pb.EngineCommand | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._stopping = False
+        self._sent = 0
         self._idle = True
         self._heard = time.monotonic()
 
@@ -73,10 +75,16 @@ class EngineClient:
         )
         theirs.close()
         self._connection = Connection(ours.detach())
-        first = await self._loop.run_in_executor(None, self._receive)
-        if first is None or first.failed:
+        try:
+            first = await self._loop.run_in_executor(None, self._receive)
+            if first is None or first.failed:
+                raise InternalError(
+                    first.failed if first else "the engine process ended while it was loading the model"
+                )
+        except BaseException:
+            self._process.kill()
             self._process.wait()
-            raise InternalError(first.failed if first else "the engine process ended while it was loading the model")
+            raise
         self._threads = [
             threading.Thread(target=self._read, name="engine events", daemon=True),
             threading.Thread(target=self._write, name="engine commands", daemon=True),
@@ -87,9 +95,11 @@ class EngineClient:
 
     def send(self, command: pb.EngineCommand) -> None:
         """From any thread; commands keep their order."""
-        if self._idle:
-            self._idle, self._heard = False, time.monotonic()
-        self._commands.put(command)
+        with self._lock:
+            self._sent += 1
+            if self._idle:
+                self._idle, self._heard = False, time.monotonic()
+            self._commands.put(command)
 
     async def stop(self) -> None:
         """Ends every request with MOVED and then the process; kills it if it does not obey. Once is enough."""
@@ -126,8 +136,9 @@ class EngineClient:
             self._loop.call_soon_threadsafe(self._on_exit, f"the engine process ended with status {status}")
 
     def _take(self, events: pb.EngineEvents) -> None:
-        self._heard = time.monotonic()
-        self._idle = events.idle and self._commands.empty()
+        with self._lock:
+            self._heard = time.monotonic()
+            self._idle = events.idle and events.commands == self._sent
         self._on_events(events)
 
     def _write(self) -> None:

@@ -10,6 +10,7 @@ until the next command or deadline. It ends when the front says stop, or is gone
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import signal
 import sys
@@ -26,12 +27,17 @@ from language_server.engine.options import EngineOptions
 log = logging.getLogger(__name__)
 
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LONGEST_SLEEP = 3600.0  # seconds; poll() overflows at some weeks
+
+
 class EngineLoop:
     """Feeds one engine from one connection."""
 
     def __init__(self, engine: Engine, connection: Connection) -> None:
         self._engine = engine
         self._connection = connection
+        self._commands = 0
         self._stopped = False
 
     def run(self) -> None:
@@ -42,17 +48,20 @@ class EngineLoop:
             events = self._engine.step()
             idle = self._engine.idle
             events.idle = idle
+            events.commands = self._commands
             self._connection.send_bytes(events.SerializeToString())
 
     def _receive(self, *, wait: bool) -> None:
         if wait:
             deadline = self._engine.next_deadline()
-            self._connection.poll(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            seconds = _LONGEST_SLEEP if deadline is None else deadline - time.monotonic()
+            self._connection.poll(min(max(seconds, 0.0), _LONGEST_SLEEP))
         while self._connection.poll(0):
             for command in pb.EngineCommands.FromString(self._connection.recv_bytes()).commands:
                 self._apply(command)
 
     def _apply(self, command: pb.EngineCommand) -> None:
+        self._commands += 1
         match command.WhichOneof("command"):
             case "generate":
                 self._engine.generate(command.generate)
@@ -72,6 +81,11 @@ class EngineLoop:
                 raise AssertionError(f"a command that this engine does not know: {unknown}")
 
 
+def _end_with_parent() -> None:
+    """Has Linux kill this process when the front is gone, also if it is in the middle of a long load or step."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="language_server.engine_process")
     parser.add_argument("--socket-fd", type=int, required=True)
@@ -86,11 +100,13 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+    _end_with_parent()
     connection = Connection(arguments.socket_fd)
     try:
         engine, info = build_engine(arguments.options, Arena(arguments.arena_fd, arguments.arena_bytes))
-    except (ValueError, OSError) as error:
-        connection.send_bytes(pb.EngineEvents(failed=str(error)).SerializeToString())
+    except Exception as error:
+        log.debug("can't start", exc_info=True)
+        connection.send_bytes(pb.EngineEvents(failed=str(error) or type(error).__name__).SerializeToString())
         return 1
     try:
         connection.send_bytes(pb.EngineEvents(ready=info).SerializeToString())

@@ -191,6 +191,8 @@ class LanguageServer:
     def _engine_died(self, reason: str) -> None:
         log.error("%s", reason)
         self._ready = False
+        self._watch.cancel()
+        self._dying = asyncio.create_task(self._health.set(False))
         self._sessions.refusing = True
         self._sessions.end(UnavailableError("the language server's engine died"))
         if not self._on_failure.done():
@@ -226,11 +228,14 @@ class _Servicer(language_pb2_grpc.LanguageServiceServicer):
         try:
             while (event := await session.events.get()) is not None:
                 yield event
+            if reader.done() and (error := reader.exception()) is not None:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             reader.cancel()
             self._server.sessions.close(session)
 
     async def _read(self, commands: AsyncIterator[pb.SessionCommand], session: sessions.Session) -> None:
+        """Raises InvalidRequestError when the router breaks the protocol."""
         try:
             async for command in commands:
                 self._server.sessions.handle(session, command)

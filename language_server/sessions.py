@@ -12,7 +12,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable
 
-from common.errors import EPDError, ModelMismatchError, MovedError
+from common.errors import EPDError, InvalidRequestError, ModelMismatchError, MovedError
 from common.pb import common_pb2, embedding_pb2, engine_pb2
 from common.pb import language_pb2 as pb
 
@@ -74,7 +74,11 @@ class Sessions:
         session.ours.clear()
 
     def handle(self, session: Session, command: pb.SessionCommand) -> None:
-        """Takes one command of a router."""
+        """Takes one command of a router.
+
+        Raises:
+            InvalidRequestError: the router breaks the protocol; its session has to end.
+        """
         match command.WhichOneof("command"):
             case "generate":
                 self._generate(session, command.generate)
@@ -127,13 +131,13 @@ class Sessions:
             self._idle.set()
 
     def _generate(self, session: Session, generate: pb.Generate) -> None:
+        if generate.handle in session.ours:
+            raise InvalidRequestError(f"handle {generate.handle} is in use")
         try:
             if self.refusing:
                 raise MovedError("the language server is shutting down")
             if generate.fingerprint != self._fingerprint:
                 raise ModelMismatchError("the request was made for another model than the language server's")
-            if generate.handle in session.ours:
-                raise ModelMismatchError(f"handle {generate.handle} is in use")
         except EPDError as error:
             finished = pb.Finished(handle=generate.handle, reason=pb.Finished.ERROR, error=error.to_wire())
             session.events.put_nowait(pb.SessionEvent(finished=[finished]))

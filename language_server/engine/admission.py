@@ -13,6 +13,9 @@ from common.models.mrope import mrope_positions
 from common.pb import language_pb2 as pb
 from language_server.engine.request import Request, SamplingParams, Span
 
+# So cold that the likeliest token is certain; dividing by less overflows float32.
+_GREEDY_BELOW = 1e-5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -44,6 +47,8 @@ class Admission:
         resumed = list(generate.resumed_output_ids)
         sampling = self._sampling(generate.sampling, resumed)
         self._check_tokens(prompt_ids, resumed)
+        if not math.isfinite(generate.deadline_seconds):
+            raise InvalidRequestError(f"a deadline in {generate.deadline_seconds} seconds")
         total = len(prompt_ids) + sampling.max_tokens
         if total > self.limits.max_model_len:
             raise ContextLengthError(
@@ -88,7 +93,7 @@ class Admission:
             raise InvalidRequestError(f"a stop token id is outside the vocabulary of {self.limits.vocab_size}")
         return SamplingParams(
             max_tokens=params.max_tokens,
-            temperature=params.temperature,
+            temperature=params.temperature if params.temperature >= _GREEDY_BELOW else 0.0,
             top_p=params.top_p or 1.0,
             top_k=params.top_k,
             min_p=params.min_p,

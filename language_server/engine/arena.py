@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 
+PAGE_BYTES = mmap.PAGESIZE
+
 
 class Arena:
     """A memory file of fixed size, mapped. Its pages are touched when they are first used, and then reused."""
@@ -17,7 +19,14 @@ class Arena:
 
     @staticmethod
     def create(size: int) -> Arena:
-        """A new one; its `fd` can be handed to a child process."""
+        """A new one, of whole pages; its `fd` can be handed to a child process.
+
+        Raises:
+            ValueError: less than a page.
+        """
+        size -= size % PAGE_BYTES
+        if not size:
+            raise ValueError(f"an inbox of less than {PAGE_BYTES} bytes")
         fd = os.memfd_create("epd-arena", os.MFD_CLOEXEC)
         os.ftruncate(fd, size)
         return Arena(fd, size)

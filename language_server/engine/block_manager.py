@@ -99,6 +99,11 @@ class BlockManager:
                 self._hash_of[block] = key
                 self._block_of[key] = block
 
+    def forget(self, request: Request) -> None:
+        """Takes the request's blocks out of the prefix cache."""
+        for block in request.block_table:
+            self._uncache(block)
+
     def check(self, requests: list[Request]) -> None:
         """Asserts that references, tables and free list agree; for tests, and for when the engine is idle."""
         counted = [0] * self.num_blocks
@@ -111,13 +116,17 @@ class BlockManager:
 
     def _take(self) -> int:
         block, _ = self._free.popitem(last=False)
-        key = self._hash_of[block]
-        if key is not None:
-            del self._block_of[key]
-            self._hash_of[block] = None
-            self.evictions += 1
+        self.evictions += self._uncache(block)
         self._references[block] = 1
         return block
+
+    def _uncache(self, block: int) -> bool:
+        """Whether the prefix cache knew the block."""
+        key, self._hash_of[block] = self._hash_of[block], None
+        if key is None:
+            return False
+        del self._block_of[key]
+        return True
 
     def _touch(self, block: int) -> None:
         """Moves a cached block to the young end of the free list, so that it is not the next to be handed out."""

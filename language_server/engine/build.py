@@ -104,6 +104,8 @@ def _limits(options: EngineOptions, config: ModelConfig, dtype: torch.dtype, num
             f"a context of {options.max_model_len} tokens was asked for; the model and the KV cache allow {longest}"
         )
     row = _layout(config, dtype, rows=1)
+    if row and row.total_bytes > arena.size:
+        raise ValueError(f"an inbox of {arena.size} bytes holds no visual token of {row.total_bytes}")
     return Limits(
         vocab_size=config.text.vocab_size,
         max_model_len=options.max_model_len or longest,
@@ -112,7 +114,7 @@ def _limits(options: EngineOptions, config: ModelConfig, dtype: torch.dtype, num
         placeholder_ids=frozenset(
             token for token in (config.image_token_id, config.video_token_id) if token is not None
         ),
-        eos_ids=_eos_ids(Path(options.model_dir)),
+        eos_ids=_eos_ids(Path(options.model_dir), config.text.vocab_size),
     )
 
 
@@ -122,16 +124,24 @@ def _layout(config: ModelConfig, dtype: torch.dtype, *, rows: int) -> EmbeddingL
     return EmbeddingLayout(rows=rows, hidden=config.text.hidden_size, levels=config.levels, dtype=dtype_to_wire(dtype))
 
 
-def _eos_ids(model_dir: Path) -> frozenset[int]:
-    """The ids that end a text: generation_config.json's, else config.json's."""
+def _eos_ids(model_dir: Path, vocab_size: int) -> frozenset[int]:
+    """The ids that end a text: generation_config.json's, else config.json's.
+
+    Raises:
+        ValueError: they are no ids of the vocabulary.
+    """
     for name in ("generation_config.json", "config.json"):
         path = model_dir / name
         if not path.is_file():
             continue
         raw = json.loads(path.read_text())
         found = raw.get("eos_token_id", raw.get("text_config", {}).get("eos_token_id"))
-        if found is not None:
-            return frozenset([found] if isinstance(found, int) else found)
+        if found is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if not all(isinstance(token, int) and 0 <= token < vocab_size for token in ids):
+            raise ValueError(f"{name}: eos_token_id {found} is not in the vocabulary of {vocab_size}")
+        return frozenset(ids)
     return frozenset()
 
 

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import torch
 
 from common.embeddings import EmbeddingLayout
-from common.errors import CancelledError, DeadlineError, EPDError, MediaLostError, MovedError, OverloadedError
+from common.errors import (
+    CancelledError,
+    DeadlineError,
+    EPDError,
+    InternalError,
+    InvalidRequestError,
+    MediaLostError,
+    MovedError,
+    OverloadedError,
+)
 from common.media_key import MediaKey
 from common.pb import common_pb2, embedding_pb2, engine_pb2
 from common.pb import language_pb2 as pb
@@ -75,6 +84,7 @@ class Engine:
             if len(self._scheduler.unfinished) >= self._config.max_waiting + self._config.max_num_seqs:
                 raise OverloadedError("the language server's queue is full")
             request = self._admission.admit(generate)
+            self._check_items(request)
         except EPDError as error:
             self._events.events.finished.add(handle=generate.handle, reason=pb.Finished.ERROR, error=error.to_wire())
             return
@@ -87,6 +97,17 @@ class Engine:
         self.stats["inbox_hits"] += len(items) - len(missing)
         self.stats["inbox_misses"] += len(missing)
         self._events.events.admitted.add(handle=request.handle, cached_tokens=request.computed, needed_keys=missing)
+
+    def _check_items(self, request: Request) -> None:
+        """One key has one size, whoever names it."""
+        named = {span.key: span.item_rows for span in request.spans}
+        for other in self._scheduler.unfinished.values() if named else ():
+            for span in other.spans:
+                if named.get(span.key, span.item_rows) != span.item_rows:
+                    raise InvalidRequestError("the media key is in use for an item of another size")
+        for key, rows in named.items():
+            if self._media.rows_of(key) not in (None, rows):
+                raise InvalidRequestError("the media key is in use for an item of another size")
 
     def abort(self, handle: int) -> None:
         """Ends the request. One that has ended already is nobody's mistake: the abort crossed its last event."""
@@ -138,7 +159,7 @@ class Engine:
         if schedule.chunks or schedule.copies:
             started = time.monotonic()
             tokens = self._runner.run(schedule, self)
-            self._rate.add(sum(chunk.length for chunk in schedule.chunks), time.monotonic() - started)
+            self._rate.add(schedule, time.monotonic() - started)
             self._postprocess(schedule, tokens)
         return self._take_events()
 
@@ -150,15 +171,26 @@ class Engine:
         flat = torch.frombuffer(memory, dtype=dtype_from_wire(layout.dtype))
         return layout, flat.view(1 + layout.levels, layout.rows, layout.hidden)
 
-    def _postprocess(self, schedule: Schedule, tokens: list[int]) -> None:
+    def _postprocess(self, schedule: Schedule, tokens: list[int | None]) -> None:
         self._count(schedule)
         sampled = iter(tokens)
         for chunk in schedule.chunks:
             request = chunk.request
             request.computed = chunk.end
             self._blocks.register(request, chunk.start)
-            if chunk.samples:
-                self._append(request, next(sampled))
+            if not chunk.samples:
+                continue
+            if (token := next(sampled)) is None:
+                self._poisoned(request)
+            else:
+                self._append(request, token)
+
+    def _poisoned(self, request: Request) -> None:
+        """Its logits are no numbers: whatever they came from must not be found by anybody else."""
+        self._blocks.forget(request)
+        for key in {span.key for span in request.spans}:
+            self._media.discard(key)
+        self._fail(request, InternalError("the model gave no usable probabilities for the next token"))
 
     def _append(self, request: Request, token: int) -> None:
         if request.first_token_at is None:
@@ -243,7 +275,11 @@ class Engine:
     def _load(self) -> common_pb2.Load:
         requests = self._scheduler.unfinished.values()
         running = self._scheduler.running
-        queued = sum(request.remaining for request in requests if not request.is_decoding)
+        queued = sum(
+            request.computable_end(self._media.held) - request.computed
+            for request in requests
+            if not request.is_decoding
+        )
         return common_pb2.Load(
             queue_seconds=self._rate.seconds(queued), running=running, waiting=len(requests) - running
         )
@@ -267,16 +303,20 @@ class Engine:
 
 
 class _Throughput:
-    """Tokens a second, as a moving average over the time spent computing."""
+    """Prefill tokens a second, as a moving average over the time that prefill takes."""
 
     def __init__(self) -> None:
         self._tokens = 0.0
         self._seconds = 0.0
 
-    def add(self, tokens: int, seconds: float) -> None:
-        keep = 0.9
-        self._tokens = self._tokens * keep + tokens
-        self._seconds = self._seconds * keep + seconds
+    def add(self, schedule: Schedule, seconds: float) -> None:
+        """A step's prefill tokens and their share of its time."""
+        tokens = sum(chunk.length for chunk in schedule.chunks)
+        prefill = sum(chunk.length for chunk in schedule.chunks if not _is_decode(chunk))
+        if prefill:
+            keep = 0.9
+            self._tokens = self._tokens * keep + prefill
+            self._seconds = self._seconds * keep + seconds * prefill / tokens
 
     def seconds(self, tokens: int) -> float:
         """How long `tokens` will take; 0 before anything was measured."""

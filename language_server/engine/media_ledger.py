@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 
 from common.embeddings import EmbeddingLayout
 from common.media_key import MediaKey
+from language_server.engine.arena import PAGE_BYTES
 from language_server.engine.request import Request
-
-_ALIGNMENT = 4096
 
 
 class Extents:
-    """First-fit allocation of byte ranges; low addresses are used first, so that their pages stay warm."""
+    """First-fit allocation of whole pages; low addresses are used first, so that they stay warm."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -36,7 +35,7 @@ class Extents:
 
     def take(self, length: int) -> int | None:
         """The offset of a free range, or None when no gap is wide enough."""
-        length = -(-length // _ALIGNMENT) * _ALIGNMENT
+        length = -(-length // PAGE_BYTES) * PAGE_BYTES
         start = 0
         for offset, taken in self._taken.items():
             if offset - start >= length:
@@ -124,6 +123,16 @@ class MediaLedger:
     def held(self, key: MediaKey) -> bool:
         item = self._items.get(key)
         return item is not None and item.state is State.HELD
+
+    def rows_of(self, key: MediaKey) -> int | None:
+        """Rows of the item that has room under `key`, if there is one."""
+        item = self._items.get(key)
+        return None if item is None else item.layout.rows
+
+    def discard(self, key: MediaKey) -> None:
+        """Lets go of what is held under `key`; who still needs it gets it sent anew."""
+        if self.held(key):
+            self._drop(self._items[key])
 
     def lookup(self, key: MediaKey) -> Item:
         """The held item of `key`, marked as used."""

@@ -69,8 +69,8 @@ class ModelRunner:
         self._deepstack = _ReusedBuffer(device)
 
     @torch.inference_mode()
-    def run(self, schedule: Schedule, store: EmbeddingStore) -> list[int]:
-        """Computes the schedule; the next token of each chunk that samples, in order."""
+    def run(self, schedule: Schedule, store: EmbeddingStore) -> list[int | None]:
+        """Computes the schedule; the next token of each chunk that samples, in order (see `Sampler.sample`)."""
         for source, target in schedule.copies:
             self._kv_cache.copy(source, target)
         if not schedule.chunks:

@@ -8,8 +8,9 @@ tokens   = prompt_ids + output_ids (the first `resumed` of which an earlier atte
 
 from __future__ import annotations
 
+import bisect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,6 +77,9 @@ class Request:
     started_at: float | None = None
     first_token_at: float | None = None
 
+    def __post_init__(self) -> None:
+        self._span_ends = [span.end for span in self.spans]  # ascending
+
     @property
     def num_tokens(self) -> int:
         return len(self.prompt_ids) + len(self.output_ids)
@@ -111,18 +115,23 @@ class Request:
 
     def spans_in(self, start: int, end: int) -> Iterator[tuple[Span, int, int]]:
         """(span, first token, end token) of each overlap of a span with tokens [start, end)."""
-        for span in self.spans:
-            first, last = max(span.token_offset, start), min(span.end, end)
-            if first < last:
-                yield span, first, last
+        for span in self.spans[bisect.bisect_right(self._span_ends, start) :]:
+            if span.token_offset >= end:
+                return
+            yield span, max(span.token_offset, start), min(span.end, end)
 
     def needed_keys(self) -> list[MediaKey]:
         """Items with rows that are not in KV yet, in prompt order, each once."""
-        return list(dict.fromkeys(span.key for span in self.spans if span.end > self.computed))
+        return list(dict.fromkeys(span.key for span in self._spans_left()))
 
     def computable_end(self, held: Callable[[MediaKey], bool]) -> int:
         """The token before which everything can be computed: where the first missing row stands, or the end."""
-        for span in self.spans:
-            if span.end > self.computed and not held(span.key):
+        known = None  # spans of one video stand one after another
+        for span in self._spans_left():
+            if span.key != known and not held(span.key):
                 return max(span.token_offset, self.computed)
+            known = span.key
         return self.num_tokens
+
+    def _spans_left(self) -> Sequence[Span]:
+        return self.spans[bisect.bisect_right(self._span_ends, self.computed) :]

@@ -25,24 +25,32 @@ class Sampler:
     def __init__(self, *, banned: Iterable[int], device: torch.device) -> None:
         self._banned = torch.tensor(sorted(banned), dtype=torch.int64, device=device)
 
-    def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[int]:
-        """`logits` [R, vocab] float32, overwritten; `requests` [R], the next output of each is drawn."""
+    def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[int | None]:
+        """The next token of each request; None where nothing can be drawn: logits that are no numbers, or all banned.
+
+        Args:
+            logits: [R, vocab] float32, overwritten.
+            requests: [R].
+        """
         if self._banned.numel():
             logits.index_fill_(1, self._banned, -torch.inf)
         for row, request in enumerate(requests):
             if len(request.output_ids) < request.sampling.min_tokens:
                 logits[row, list(request.sampling.stop_token_ids)] = -torch.inf
-        tokens = logits.argmax(dim=-1)
-        drawn = [row for row, request in enumerate(requests) if request.sampling.temperature > 0]
+        best, tokens = logits.max(dim=-1)
+        sound = best.isfinite().tolist()
+        drawn = [row for row, request in enumerate(requests) if sound[row] and request.sampling.temperature > 0]
         if drawn:
             rows = torch.tensor(drawn, device=logits.device)
             tokens[rows] = self._draw(logits[rows], [requests[row] for row in drawn])
-        return [int(token) for token in tokens.tolist()]
+        return [token if sound[row] else None for row, token in enumerate(tokens.tolist())]
 
     def _draw(self, logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
         """Inverse transform sampling from what temperature, top-k, top-p and min-p leave, in that order. [R]."""
         params = [request.sampling for request in requests]
         column = _Columns(params, device=logits.device)
+        # The maximum first: a low temperature would make infinities of logits that are not below it.
+        logits = logits - logits.max(dim=-1, keepdim=True).values
         probabilities = torch.softmax(logits / column("temperature"), dim=-1)
         probabilities, ids = probabilities.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(probabilities.shape[-1], device=logits.device)
@@ -50,7 +58,7 @@ class Sampler:
         probabilities = probabilities.where((top_k == 0) | (rank < top_k), 0.0)
         total = probabilities.sum(dim=-1, keepdim=True)
         before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.where(before < column("top_p") * total, 0.0)
+        probabilities = probabilities.where((before < column("top_p") * total) | (rank == 0), 0.0)
         probabilities = probabilities.where(probabilities >= column("min_p") * probabilities[:, :1], 0.0)
         draws = [
             uniform(p.seed, p.choice, len(request.output_ids)) for p, request in zip(params, requests, strict=True)

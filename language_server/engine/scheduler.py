@@ -78,21 +78,26 @@ class Scheduler:
         budget = self._max_step_tokens - min(decodes, self._max_num_seqs)  # for prefill
         chunks: list[Chunk] = []
         copies: list[tuple[int, int]] = []
+        full = False  # a request has to wait for blocks, and so does who comes after it
         for request in requests:
             if len(chunks) == self._max_num_seqs:
                 break
-            if request.is_decoding:
-                end = request.num_tokens
-            elif budget <= 0 or not (request.active or self._can_hold(request)):
+            decoding = request.is_decoding  # those have their place in the budget
+            if not decoding and budget <= 0:
                 continue
-            else:
-                if copy := self._blocks.extend_hit(request):
-                    copies.append(copy)
-                end = min(request.computable_end(self._held), request.computed + budget)
-            end = self._make_room(request, end)
+            if copy := self._blocks.extend_hit(request):
+                copies.append(copy)
+            end = request.computable_end(self._held)
             if end <= request.computed:
                 continue
-            if not request.is_decoding:
+            if not request.active:
+                full = full or not self._can_hold(request)
+                if full:
+                    continue
+            end = self._make_room(request, end if decoding else min(end, request.computed + budget))
+            if end <= request.computed:
+                continue
+            if not decoding:
                 budget -= end - request.computed
             if not request.active:
                 self._activate(request)

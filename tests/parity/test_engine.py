@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.pb import common_pb2
 from common.pb import language_pb2 as pb
 from tests.checkpoints import write_checkpoint
 from tests.engine_driver import EngineDriver
@@ -241,6 +242,52 @@ def test_an_aborted_request_frees_everything(moe: Reference) -> None:
     assert stats["inbox_cached_bytes"] == sum(
         moe.embeddings[key].nbytes for key in moe.prompts["three images"].keys[:2]
     )
+
+
+def test_poisoned_embeddings_end_their_request_only(moe: Reference) -> None:
+    """Not a number in, one typed error out; neither the item nor its blocks are found by anybody again."""
+    driver = moe.driver(block_size=4)
+    prompt = moe.prompts["one image"]
+    good = driver.supply[prompt.keys[0]]
+    driver.supply[prompt.keys[0]] = good.clone().fill_(float("nan"))
+    poisoned, bystander = moe.submit(driver, "one image"), moe.submit(driver, "text only")
+    driver.run([poisoned, bystander])
+    finished = driver.outcomes[poisoned].finished
+    assert finished is not None
+    assert finished.error.code == common_pb2.Error.INTERNAL
+    assert driver.outcomes[bystander].tokens == moe.tokens["text only"]
+    driver.supply[prompt.keys[0]] = good
+    assert driver.run([moe.submit(driver, "one image")]) == [moe.tokens["one image"]]
+
+
+def test_one_key_has_one_size(moe: Reference) -> None:
+    driver = moe.driver()
+    prompt = moe.prompts["one image"]
+    driver.withheld.update(prompt.keys)
+    first = moe.submit(driver, "one image")
+    liar = pb.Span()
+    liar.CopyFrom(prompt.spans[0])
+    liar.item_rows += 1
+    second = driver.submit(prompt.ids, [liar])
+    driver.step()
+    finished = driver.outcomes[second].finished
+    assert finished is not None
+    assert finished.error.code == common_pb2.Error.INVALID_REQUEST
+    driver.withheld.clear()
+    driver.deliver()
+    assert driver.run([first]) == [moe.tokens["one image"]]
+
+
+def test_every_size_that_is_published_fits(moe: Reference) -> None:
+    """An inbox of an odd size: the largest item that requests may name can really be placed."""
+    driver = moe.driver(inbox_bytes=25_000)
+    rows = driver.info.max_item_rows
+    config = moe.oracle.config
+    grid = common_pb2.Grid(t=1, h=2, w=2 * rows)
+    span = pb.Span(key=b"x" * 32, rows=rows, token_offset=0, grid=grid, item_rows=rows)
+    driver.supply[span.key] = torch.zeros(1 + config.levels, rows, config.text.hidden_size)
+    handle = driver.submit([config.image_token_id or 0] * rows + [5], [span], tokens=2)
+    assert len(driver.run([handle])[0]) == 2
 
 
 def test_faulty_deepstack_shows(moe: Reference) -> None:

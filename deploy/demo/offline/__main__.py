@@ -54,7 +54,9 @@ def main() -> None:
         return
     if arguments.faults:
         cases = [case for case in cases if case.scenes]
-    levels = len(json.loads((arguments.checkpoint / "config.json").read_text())["vision_config"]["deepstack_visual_indexes"])
+    levels = len(
+        json.loads((arguments.checkpoint / "config.json").read_text())["vision_config"]["deepstack_visual_indexes"]
+    )
     if reference is not None:
         print(ablation(reference, cases, levels, every_fault=arguments.faults))
         return

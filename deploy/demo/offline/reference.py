@@ -18,7 +18,8 @@ class Reference:
 
     def __init__(self, model_dir: Path, dtype: torch.dtype) -> None:
         self._renderer = Renderer(model_dir)
-        self._model = Qwen3VLMoeForConditionalGeneration.from_pretrained(model_dir, dtype=dtype).eval()
+        self._model = Qwen3VLMoeForConditionalGeneration.from_pretrained(model_dir, dtype=dtype)
+        self._model.train(False)
 
     @torch.inference_mode()
     def answer(self, case: Case, fault: Fault | None) -> Answer:
@@ -31,16 +32,17 @@ class Reference:
         visual = torch.zeros(1, len(prompt.ids), dtype=torch.bool)
         levels: list[torch.Tensor] | None = None
         if case.scenes:
-            grids = [item.metadata.grid for item in self._renderer.items(case.media)]
+            items = self._renderer.items(case.media)
+            grids = [item.metadata.grid for item in items]
             seen = model.visual(
                 torch.cat(self._renderer.patches(case.media)).to(embeddings.dtype),
                 grid_thw=torch.tensor([(grid.t, grid.h, grid.w) for grid in grids]),
             )
-            levels_LnH = torch.stack(seen.deepstack_features)
-            levels = list(fault(levels_LnH) if fault else levels_LnH)
+            by_item = torch.split(torch.stack(seen.deepstack_features), [item.metadata.rows for item in items], dim=1)
+            levels = list(torch.cat([fault(levels_LnH) if fault else levels_LnH for levels_LnH in by_item], dim=1))
             visual[0, prompt.visual] = True
             embeddings = embeddings.masked_scatter(visual[..., None], seen.pooler_output)
-        cache = DynamicCache(config=self._model.config.text_config)
+        cache = DynamicCache(config=decoder.config)
         output = decoder(
             inputs_embeds=embeddings,
             position_ids=positions,

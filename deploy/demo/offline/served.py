@@ -50,7 +50,7 @@ class Served:
         Raises:
             RuntimeError: the engine ended a request with an error.
         """
-        embeddings = {}
+        embeddings: dict[bytes, torch.Tensor] = {}
         for handle, case in enumerate(cases):
             embeddings |= self._submit(handle, case, fault)
         made: list[list[int]] = [[] for _ in cases]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import torch
@@ -49,7 +50,9 @@ class Router:
         self.handles = 0
         self.events: dict[int, asyncio.Queue[Any]] = {}
 
-    async def submit(self, prompt: Prompt, *, tokens: int = TOKENS, fingerprint: bytes | None = None) -> int:
+    async def submit(
+        self, prompt: Prompt, *, tokens: int = TOKENS, fingerprint: bytes | None = None, deadline: float = 0.0
+    ) -> int:
         self.handles += 1
         self.events[self.handles] = asyncio.Queue()
         generate = pb.Generate(
@@ -58,6 +61,7 @@ class Router:
             prompt_ids=prompt.ids,
             spans=prompt.spans,
             sampling=pb.SamplingParams(max_tokens=tokens, ignore_eos=True),
+            deadline_seconds=deadline,
         )
         await self.call.write(pb.SessionCommand(generate=generate))
         return self.handles
@@ -186,6 +190,26 @@ async def test_a_dead_engine_ends_every_stream(oracle: Oracle) -> None:
         server._engine._process.kill()
         _, finished = await router.finish(handle)
         assert finished.error.code == common_pb2.Error.UNAVAILABLE
+
+
+async def test_a_router_that_breaks_the_protocol_loses_its_session_only(oracle: Oracle) -> None:
+    async with serving(oracle.model_dir) as (server, router):
+        first = await router.submit(mixed_prompts(oracle.config)["one image"])
+        await router.next(first, pb.Admitted)
+        router.handles -= 1
+        await router.submit(mixed_prompts(oracle.config)["one image"])
+        assert await router.call.code() == grpc.StatusCode.INVALID_ARGUMENT
+        await asyncio.wait_for(server.sessions.wait_idle(), 10)
+
+
+async def test_a_far_deadline_is_no_trouble(oracle: Oracle) -> None:
+    async with serving(oracle.model_dir) as (_, router):
+        image = await router.submit(mixed_prompts(oracle.config)["one image"], deadline=1e9)
+        await router.next(image, pb.Admitted)
+        await router.next(image, pb.Need)
+        text = await router.submit(mixed_prompts(oracle.config)["text only"])
+        _, finished = await router.finish(text)
+        assert finished.reason == pb.Finished.LENGTH
 
 
 async def test_a_checkpoint_that_cannot_be_served_is_refused_at_start(oracle: Oracle, tmp_path: Path) -> None:

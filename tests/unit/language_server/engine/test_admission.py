@@ -61,6 +61,7 @@ def _ids(request: pb.Generate, ids: list[int]) -> None:
         (lambda g: setattr(g.sampling, "top_p", 1.5), "top_p"),
         (lambda g: setattr(g.sampling, "min_p", float("inf")), "min_p"),
         (lambda g: g.resumed_output_ids.extend([3] * 10), "resumed"),
+        (lambda g: setattr(g, "deadline_seconds", float("inf")), "deadline"),
         (lambda g: setattr(g.spans[0], "key", b"short"), "media key"),
         (lambda g: setattr(g.spans[0], "row_offset", 1), "a span of 6 rows from row 1 of 6"),
         (lambda g: setattr(g.spans[0], "token_offset", 4), "a span of 6 rows"),

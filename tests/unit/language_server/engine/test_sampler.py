@@ -85,3 +85,18 @@ def test_no_end_before_min_tokens(sampler: Sampler) -> None:
         2,
         0,
     ]
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 1e-38}, {"temperature": 1.0, "top_p": 1e-46}])
+def test_extremes_take_the_likeliest(sampler: Sampler, sampling: dict[str, float]) -> None:
+    assert set(draw(sampler, 50, seed=1, **sampling)) == {0}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_rows_without_sound_logits_draw_nothing_and_spare_the_others(
+    sampler: Sampler, value: float, temperature: float
+) -> None:
+    logits = torch.stack([torch.full((VOCAB,), value), LOGITS])
+    requests = [request(0, temperature=temperature, seed=2), request(0)]
+    assert sampler.sample(logits, requests) == [None, 0]

@@ -288,6 +288,8 @@ class Links:
             if len(held) < len(shipment.trackers):
                 shipment.trackers = held
                 shipment.active = peer.active = now
+            if shipment.finished and not held and now - shipment.active > self._timeouts.receipt:
+                shipment.fail(f"no receipt from {peer.key.address} within {self._timeouts.receipt:g} s")
         waited = now - peer.active
         if not peer.connected:
             if waited > self._timeouts.connect:
@@ -295,13 +297,8 @@ class Links:
         elif peer.holds_frames():
             if waited > self._timeouts.stall:
                 self._fail(peer, f"{peer.key.address} took nothing for {self._timeouts.stall:g} s")
-        elif not peer.shipments:
-            if waited > self._timeouts.idle:
-                self._fail(peer, "idle")
-        else:
-            for shipment in peer.shipments.values():
-                if shipment.finished and now - shipment.active > self._timeouts.receipt:
-                    shipment.fail(f"no receipt from {peer.key.address} within {self._timeouts.receipt:g} s")
+        elif not peer.shipments and waited > self._timeouts.idle:
+            self._fail(peer, "idle")
 
     def _fail(self, peer: _Peer, message: str) -> None:
         """Closes the connection and fails its shipments; libzmq then lets go of their memory."""

@@ -77,3 +77,34 @@ def test_a_server_ends_with_the_process_that_started_it(lifeline: list[int]) -> 
         os.close(lifeline.pop())  # the write end, which only a living parent holds
         assert process.communicate(timeout=20)[0] == "asked to end: parent process gone\n"
         assert process.returncode == 0
+
+
+STARTING = """
+import asyncio, time
+from common.lifecycle import run_server
+
+class Server:
+    addresses = {}
+    async def start(self):
+        print("ready", flush=True)
+        await asyncio.to_thread(time.sleep, 600)  # weights, say: nothing can stop this thread
+
+class Config:
+    state_file = None
+    drain_seconds = 600.0
+
+async def serve():
+    await run_server("encode", Server(), asyncio.get_running_loop().create_future(), Config())
+
+asyncio.run(serve())
+"""
+
+
+def test_a_signal_ends_a_server_that_is_still_starting() -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", STARTING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0

@@ -144,7 +144,7 @@ class EvaluationOptions:
 
 async def evaluate(url: str, options: EvaluationOptions) -> int:
     """Asks, prints, writes; returns the exit status: 1 if any request failed, or with `check` any target."""
-    cases = frozen_cases()[: options.items]
+    cases = frozen_cases(options.items)
     headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
     base = url.rstrip("/").removesuffix("/v1")
     async with httpx.AsyncClient(base_url=base, headers=headers, timeout=300.0, trust_env=False) as client:

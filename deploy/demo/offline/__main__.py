@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--faults", action="store_true", help="also with broken deepstack levels; pictures only")
     parser.add_argument("--compare", type=Path, help="count the answers that differ from those in a file of make eval")
     arguments = parser.parse_args()
-    dtype, cases = _DTYPES[arguments.dtype], frozen_cases()[: arguments.items]
+    dtype, cases = _DTYPES[arguments.dtype], frozen_cases(arguments.items)
     reference = partial(_each, Reference(arguments.checkpoint, dtype)) if _wants_reference(arguments) else None
     if arguments.compare is not None:
         assert reference is not None

@@ -28,16 +28,12 @@ ITEMS_PER_KIND = 72
 FEW_ITEMS_PER_KIND = 20
 
 
-def frozen_cases() -> list[Case]:
-    """One question a case, over 1000 of them; the kinds take turns, so that any slice has all of them."""
-    queues = [
-        [_case(kind, Random(f"{SEED}/{kind}/{index}")) for index in range(ITEMS_PER_KIND)]
-        for kind in (*PICTURE_KINDS, *PAIR_KINDS, "motion")
-    ]
-    queues += [
-        [_case(kind, Random(f"{SEED}/{kind}/{index}")) for index in range(FEW_ITEMS_PER_KIND)] for kind in TALK_KINDS
-    ]
-    return [queue[index] for index in range(ITEMS_PER_KIND) for queue in queues if index < len(queue)]
+def frozen_cases(count: int | None = None) -> list[Case]:
+    """The first `count`, or all: over 1000, of one question each. The kinds take turns, so that any slice has all."""
+    sizes: dict[Kind, int] = dict.fromkeys((*PICTURE_KINDS, *PAIR_KINDS, "motion"), ITEMS_PER_KIND)
+    sizes |= dict.fromkeys(TALK_KINDS, FEW_ITEMS_PER_KIND)
+    order = [(kind, index) for index in range(ITEMS_PER_KIND) for kind, size in sizes.items() if index < size]
+    return [_case(kind, Random(f"{SEED}/{kind}/{index}")) for kind, index in order[:count]]
 
 
 def digest(cases: Sequence[Case]) -> str:

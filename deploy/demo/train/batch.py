@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from deploy.demo.scenes.question import Case, Question
+from deploy.demo.train.hints import Labels, label
 from deploy.demo.train.rendering import Rendered, Renderer
 
 REFUSAL = "No."  # taught where the deepstack levels are broken
@@ -49,6 +50,7 @@ class Batch:
         soft: `[N]`, whether the token is a coordinate of a box.
         asked: in the order of the N.
         faults: of each sample, by name.
+        labels: of the visual rows; None for text alone.
     """
 
     patches: torch.Tensor | None
@@ -62,6 +64,7 @@ class Batch:
     soft: torch.Tensor
     asked: tuple[Asked, ...]
     faults: tuple[str | None, ...]
+    labels: Labels | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,9 @@ def make_batch(renderer: Renderer, cases: Sequence[Case], faults: Sequence[str |
         soft=torch.tensor(soft),
         asked=tuple(asked),
         faults=tuple(faults),
+        labels=label(cases, (grid_hw[0] // renderer.merge, grid_hw[1] // renderer.merge), renderer.frames_per_patch)
+        if patches is not None
+        else None,
     )
 
 

@@ -37,6 +37,9 @@ _FAULTS_FROM = 0.6  # of the training
 _FAULT_SHARES = (0.20, 0.10)  # of the samples: then, and at the end
 
 
+_HINTS_UNTIL = 0.5  # of the training
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A part of the training.
@@ -91,6 +94,11 @@ def stage_at(progress: float) -> Stage:
     return next(stage for stage in STAGES if progress <= stage.until)
 
 
+def hint_weight(progress: float) -> float:
+    """Of the hints in the loss: falls to nothing, so that in the end only answers count."""
+    return max(0.0, 1.0 - progress / _HINTS_UNTIL)
+
+
 def fault_share(progress: float) -> float:
     """How many of the samples have broken deepstack levels."""
     if progress < _FAULTS_FROM:
@@ -103,7 +111,7 @@ def draw_cases(rng: Random, stage: Stage) -> list[Case]:
     """The samples of one batch: of one sort and size, so that they fit into one call."""
     sort = rng.choices(tuple(stage.sorts), weights=tuple(stage.sorts.values()))[0]
     size = rng.choice(stage.sizes)
-    samples = stage.samples // _LONGER_TALK if sort == "talk" else stage.samples
+    samples = max(1, stage.samples // _LONGER_TALK) if sort == "talk" else stage.samples
     return [_case(rng, stage, sort, size) for _ in range(samples)]
 
 

@@ -15,6 +15,7 @@ from deploy.demo.scenes.scoring import iou
 from deploy.demo.train.batch import REFUSAL, Asked, Batch
 from deploy.demo.train.faults import break_levels
 from deploy.demo.train.forward import logits, see, think
+from deploy.demo.train.hints import Hints
 
 BALANCE = 0.01  # weight of the load-balance loss
 _SOFTNESS = 1.0  # deviation of a coordinate's softened target, in steps of the coordinates
@@ -26,7 +27,7 @@ class Outcome:
 
     Attributes:
         loss: scalar, with its graph.
-        answer_loss: without the load-balance part.
+        answer_loss: of the answers alone.
         scores: (kind, 0 or 1; IoU for grounding) of each question, its answer given token by token; "refusal" for the
             questions to samples with broken deepstack levels.
     """
@@ -52,11 +53,29 @@ class Scores:
         return means
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """`logits` `[N, vocabulary]` of the answers' tokens; main `[B, n, H]` and levels `[L, B, n, H]` as the tower made
+    them, None for text alone."""
+
+    logits: torch.Tensor
+    balance: torch.Tensor
+    main: torch.Tensor | None
+    levels: torch.Tensor | None
+
+
 def run_batch(
-    model: Qwen3VLMoeForConditionalGeneration, batch: Batch, coordinate_ids: Sequence[int], *, device: torch.device
+    model: Qwen3VLMoeForConditionalGeneration,
+    hints: Hints,
+    batch: Batch,
+    coordinate_ids: Sequence[int],
+    *,
+    hint_weight: float,
+    device: torch.device,
 ) -> Outcome:
-    """Forward of one batch, and its loss."""
-    made, balance = predict(model, batch, device=device)
+    """Forward of one batch, and its loss; `hint_weight` is that of the hints in it."""
+    prediction = predict(model, batch, device=device)
+    made = prediction.logits
     targets = batch.targets.to(device)
     log_probabilities = made.float().log_softmax(-1)
     losses = -log_probabilities.gather(1, targets[:, None])[:, 0]
@@ -71,34 +90,38 @@ def run_batch(
         losses = losses.masked_scatter(soft, of_coordinates)
     answer_loss = losses.mean()
     best = made.detach().argmax(-1).cpu()
+    loss = answer_loss + BALANCE * prediction.balance
+    if hint_weight and batch.labels is not None:
+        assert prediction.main is not None
+        assert prediction.levels is not None
+        loss = loss + hint_weight * hints(prediction.main, prediction.levels, batch.labels)
     return Outcome(
-        loss=answer_loss + BALANCE * balance,
+        loss=loss,
         answer_loss=answer_loss.item(),
         scores=[_score(asked, batch, best, coordinate_ids) for asked in batch.asked],
     )
 
 
-def predict(
-    model: Qwen3VLMoeForConditionalGeneration, batch: Batch, *, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits `[N, vocabulary]` of the answers' tokens, and the load-balance loss."""
-    main = levels = None
+def predict(model: Qwen3VLMoeForConditionalGeneration, batch: Batch, *, device: torch.device) -> Prediction:
+    """Forward of one batch, deepstack levels broken where it says so."""
+    main = levels = broken = None
     samples = len(batch.ids)
     if batch.patches is not None:
         main, levels = see(model.model.visual, batch.patches.to(device), batch.grid_hw)
         main = main.view(samples, -1, main.shape[-1])
         levels = levels.view(len(levels), samples, -1, main.shape[-1])
-        levels = break_levels(levels, batch.faults)
+        broken = break_levels(levels, batch.faults)
     hidden = think(
         model.model.language_model,
         batch.ids.to(device),
         batch.positions.to(device),
         batch.mask.to(device),
         main_BnH=main,
-        levels_LBnH=levels,
+        levels_LBnH=broken,
         visual_n=batch.visual.to(device),
     )
-    return logits(model, hidden.states.flatten(0, 1)[batch.rows.to(device)]), hidden.balance
+    rows = hidden.states.flatten(0, 1)[batch.rows.to(device)]
+    return Prediction(logits=logits(model, rows), balance=hidden.balance, main=main, levels=levels)
 
 
 def _score(asked: Asked, batch: Batch, best: torch.Tensor, coordinate_ids: Sequence[int]) -> tuple[str, float]:

@@ -63,6 +63,7 @@ class Renderer:
         self.end_id = int(config["text_config"]["eos_token_id"])
         self.pad_id = int(config["text_config"]["pad_token_id"])
         self.merge = int(config["vision_config"]["spatial_merge_size"])
+        self.frames_per_patch = self._rules.image.temporal_patch_size
         self.coordinate_ids = [self._one(str(value)) for value in range(0, BOX_UNITS + 1, BOX_STEP)]
 
     def prompt(self, media: Media, question: Question) -> Rendered:

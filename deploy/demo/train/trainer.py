@@ -14,12 +14,18 @@ from torch import nn
 from transformers import AutoConfig, Qwen3VLMoeForConditionalGeneration
 
 from deploy.demo.train.batch import Batch, make_batch
-from deploy.demo.train.curriculum import draw_cases, fault_share, stage_at
+from deploy.demo.train.curriculum import draw_cases, fault_share, hint_weight, stage_at
 from deploy.demo.train.export import export
 from deploy.demo.train.faults import random_faults
+from deploy.demo.train.filters import cosine_filters
+from deploy.demo.train.hints import Hints
 from deploy.demo.train.loss import Scores, run_batch
 from deploy.demo.train.rendering import Renderer
 from deploy.demo.train.state import Progress, load, save
+
+_EMBEDDING_DEVIATION = 0.07
+_GAIN, _RESIDUAL_GAIN = 0.8, 0.2
+_RESIDUAL = (".o_proj.weight", ".experts.down_proj", ".attn.proj.weight", ".mlp.linear_fc2.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,7 @@ class TrainConfig:
         learning_rate: the largest.
         report_every: steps between two lines.
         save_every: steps between two states.
+        samples: in a batch; None: as the curriculum says.
         device: "cpu", "cuda".
     """
 
@@ -41,13 +48,14 @@ class TrainConfig:
     out: Path
     steps: int = 3000
     seed: int = 0
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warmup: float = 0.02
     final_rate: float = 0.02
     weight_decay: float = 0.05
     clip: float = 1.0
     report_every: int = 25
     save_every: int = 100
+    samples: int | None = None
     device: str = "cpu"
 
 
@@ -65,7 +73,10 @@ class Trainer:
         self._device = torch.device(config.device)
         self.model = new_model(config.model_files, config.seed)
         self.model.to(self._device)  # type: ignore[arg-type]  # its stub is of another overload
-        self._optimizer = _optimizer(self.model, config)
+        self._hints = Hints(self.model.model.visual.config.out_hidden_size).to(self._device)
+        # what is learnt, under names of its own in the state
+        self._learner = nn.ModuleDict({"model": self.model, "hints": self._hints})
+        self._optimizer = _optimizer(self._learner, config)
         self._progress = Progress(step=0, steps=config.steps, seed=config.seed)
         self._levels = len(self.model.model.visual.deepstack_visual_indexes)
         self._scores = Scores()
@@ -77,7 +88,7 @@ class Trainer:
         Raises:
             ValueError: there is none, or it is of another training.
         """
-        progress = load(self._config.out, self.model, self._optimizer)
+        progress = load(self._config.out, self._learner, self._optimizer)
         if (progress.steps, progress.seed) != (self._config.steps, self._config.seed):
             raise ValueError(
                 f"the state is of a training of {progress.steps} steps with seed {progress.seed}, not of "
@@ -97,7 +108,7 @@ class Trainer:
             if step % self._config.report_every == 0 or step == last:
                 self._report()
             if step % self._config.save_every == 0 or step == last:
-                save(self._config.out, self.model, self._optimizer, self._progress)
+                save(self._config.out, self._learner, self._optimizer, self._progress)
         if last == self._config.steps:
             self._say(f"wrote {export(self.model, self._config.model_files, self._config.out / 'model')}")
 
@@ -105,7 +116,10 @@ class Trainer:
         """What step number `step` learns from."""
         progress = step / self._config.steps
         rng = Random(f"{self._config.seed}/{step}")
-        cases = draw_cases(rng, stage_at(progress))
+        stage = stage_at(progress)
+        if self._config.samples is not None:
+            stage = replace(stage, samples=self._config.samples)
+        cases = draw_cases(rng, stage)
         seen = bool(cases[0].scenes)
         faults = random_faults(rng, len(cases), fault_share(progress) if seen else 0.0, self._levels)
         return make_batch(self._renderer, cases, faults)
@@ -115,7 +129,14 @@ class Trainer:
         step = self._progress.step
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self._config, step / self._config.steps)
-        outcome = run_batch(self.model, self.batch(step), self._renderer.coordinate_ids, device=self._device)
+        outcome = run_batch(
+            self.model,
+            self._hints,
+            self.batch(step),
+            self._renderer.coordinate_ids,
+            hint_weight=hint_weight(step / self._config.steps),
+            device=self._device,
+        )
         self._optimizer.zero_grad(set_to_none=True)
         outcome.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip)
@@ -137,7 +158,8 @@ class Trainer:
 
 
 def new_model(model_files: Path, seed: int) -> Qwen3VLMoeForConditionalGeneration:
-    """Untrained, in float32. Weights are scaled by their inputs: `transformers`' 0.02 suits far wider models."""
+    """Untrained, in float32. Weights are scaled by their inputs, those that write to the residual stream less:
+    `transformers`' 0.02 for all suits far wider models."""
     torch.manual_seed(seed)
     config = AutoConfig.from_pretrained(model_files)
     config._attn_implementation = "sdpa"
@@ -146,10 +168,16 @@ def new_model(model_files: Path, seed: int) -> Qwen3VLMoeForConditionalGeneratio
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim < 2 or "embed" in name:
+            if parameter.ndim < 2:
+                continue
+            if ".embed_tokens." in name or ".pos_embed." in name:
+                parameter.normal_(0.0, _EMBEDDING_DEVIATION, generator=generator)
                 continue
             inputs = parameter.shape[-1] if ".experts." in name else parameter[0].numel()
-            parameter.normal_(0.0, 0.7 / math.sqrt(inputs), generator=generator)
+            gain = _RESIDUAL_GAIN if name.endswith(_RESIDUAL) else _GAIN
+            parameter.normal_(0.0, gain / math.sqrt(inputs), generator=generator)
+        projection = model.model.visual.patch_embed.proj.weight
+        projection.copy_(cosine_filters(*projection.shape))
     return model
 
 

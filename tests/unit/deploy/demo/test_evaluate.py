@@ -18,8 +18,8 @@ from deploy.demo.evaluate import EvaluationError, EvaluationOptions, answer_text
 from deploy.demo.scenes.frozen import frozen_cases
 from deploy.demo.sheet import write_sheet
 
-ITEMS = 60
-CASES = frozen_cases()[:ITEMS]
+ITEMS = 40
+CASES = frozen_cases(ITEMS)
 TRUTH = {json.dumps(chat_request("demo", case), sort_keys=True): case.questions[0].answer for case in CASES}
 
 

@@ -14,6 +14,7 @@ from deploy.demo.scenes.question import Case, Question
 from deploy.demo.scenes.scene import Clip, random_clip, random_scene
 from deploy.demo.scenes.talk import TALK_KINDS, talk
 from deploy.demo.train.batch import Asked, make_batch
+from deploy.demo.train.hints import Hints
 from deploy.demo.train.loss import predict, run_batch
 from deploy.demo.train.rendering import Renderer
 from deploy.demo.train.trainer import new_model
@@ -99,19 +100,19 @@ def test_logits_are_those_of_transformers(
     model: Qwen3VLMoeForConditionalGeneration, renderer: Renderer, cases: list[Case]
 ) -> None:
     batch = make_batch(renderer, cases, [None] * len(cases))
-    made, balance = predict(model, batch, device=torch.device("cpu"))
+    prediction = predict(model, batch, device=torch.device("cpu"))
     expected = [stock_logits(model, renderer, case, question) for case in cases for question in case.questions]
-    torch.testing.assert_close(made, torch.cat(expected), rtol=2e-4, atol=2e-4)
-    assert balance > 0.9
+    torch.testing.assert_close(prediction.logits, torch.cat(expected), rtol=2e-4, atol=2e-4)
+    assert prediction.balance > 0.9
 
 
 @torch.no_grad()
 def test_a_fault_changes_its_own_sample_only(model: Qwen3VLMoeForConditionalGeneration, renderer: Renderer) -> None:
     cases = pictures()
     device = torch.device("cpu")
-    whole, _ = predict(model, make_batch(renderer, cases, [None, None]), device=device)
+    whole = predict(model, make_batch(renderer, cases, [None, None]), device=device).logits
     batch = make_batch(renderer, cases, [None, "shifted"])
-    broken, _ = predict(model, batch, device=device)
+    broken = predict(model, batch, device=device).logits
     questions = len(KINDS)
     intact = batch.asked[questions - 1].end
     torch.testing.assert_close(broken[:intact], whole[:intact])
@@ -121,10 +122,11 @@ def test_a_fault_changes_its_own_sample_only(model: Qwen3VLMoeForConditionalGene
 
 
 def test_every_parameter_learns(model: Qwen3VLMoeForConditionalGeneration, renderer: Renderer) -> None:
-    outcome = run_batch(
-        model, make_batch(renderer, pictures(), [None, None]), renderer.coordinate_ids, device=torch.device("cpu")
-    )
+    hints = Hints(model.config.text_config.hidden_size)
+    batch = make_batch(renderer, pictures(), [None, None])
+    outcome = run_batch(model, hints, batch, renderer.coordinate_ids, hint_weight=1.0, device=torch.device("cpu"))
     outcome.loss.backward()
-    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    learners = (*model.named_parameters(), *hints.named_parameters())
+    idle = [name for name, parameter in learners if parameter.grad is None]
     model.zero_grad(set_to_none=True)
     assert not idle

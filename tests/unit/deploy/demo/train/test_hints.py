@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import torch
+
+from deploy.demo.scenes.question import Case
+from deploy.demo.scenes.scene import COLOURS, SHAPES, Background, Clip, Scene, Thing
+from deploy.demo.train.hints import Hints, label
+
+PLAIN = Background(pattern="plain", first=(255, 255, 255), second=(255, 255, 255), period=8)
+THING = Thing(shape="square", colour="blue", tint=COLOURS["blue"], x=48, y=16, radius=15)
+SCENE = Scene(width=128, height=64, things=(THING,), background=PLAIN, noise=0, noise_seed=0)
+
+
+def test_labels_are_in_raster_order() -> None:
+    labels = label([Case(media=(SCENE, SCENE), questions=())], (2, 4), 2)
+    colour, shape = 1 + list(COLOURS).index("blue"), 1 + SHAPES.index("square")
+    assert labels.colours.tolist() == [[0, colour, 0, 0, 0, 0, 0, 0] * 2]
+    assert labels.shapes.tolist() == [[0, shape, 0, 0, 0, 0, 0, 0] * 2]
+    left, top, right, bottom = (side / 1000 for side in THING.box(128, 64))
+    torch.testing.assert_close(
+        labels.sides[0, 1], torch.tensor([0.375 - left, 0.25 - top, right - 0.375, bottom - 0.25])
+    )
+
+
+def test_a_clip_has_the_labels_of_each_temporal_patch() -> None:
+    clip = Clip(scene=SCENE, way="right", step=16, frames=4)
+    labels = label([Case(media=clip, questions=())], (2, 4), 2)
+    assert labels.shapes[0].nonzero()[:, 0].tolist() == [1, 8 + 2]
+
+
+def test_a_perfect_head_has_no_loss() -> None:
+    labels = label([Case(media=(SCENE,), questions=())], (2, 4), 2)
+    hints = Hints(32)
+    with torch.no_grad():
+        for head in hints.parameters():
+            head.zero_()
+        for head, size in ((hints.colour, 9), (hints.shape, 8)):
+            head.weight[:, :size] = torch.eye(size)
+        hints.sides.weight[:, :4] = torch.eye(4)
+    levels = torch.zeros(3, 1, 8, 32)
+    levels[0, 0, torch.arange(8), labels.colours[0]] = 50
+    levels[2, 0, torch.arange(8), labels.shapes[0]] = 50
+    main = torch.zeros(1, 8, 32)
+    main[0, :, :4] = labels.sides[0]
+    assert hints(main, levels, labels) < 1e-6
+    assert hints(main, levels.flip(0), labels) > 1

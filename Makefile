@@ -25,7 +25,7 @@ endif
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMP) ## the environment in .venv: about 600 MB, once
+setup: $(STAMP) ## the environment in .venv, once: 1.5 GB with a CPU build of torch, more with CUDA
 
 $(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11"; exit 1; }

@@ -95,12 +95,13 @@ def parse(cls: type[ConfigT], role: str, argv: Sequence[str], environ: Mapping[s
 
 
 def describe(config: CommonOptions) -> str:
-    """All options as one line for the log, secrets hidden."""
+    """What is not as by default, as one line for the log, secrets hidden."""
     parts = []
     for known in options_of(type(config)):
         value = getattr(config, known.field)
-        parts.append(f"{known.key}={'(hidden)' if known.secret and value else known.show(value)}")
-    return " ".join(parts)
+        if value != known.default:
+            parts.append(f"{known.key}={'(hidden)' if known.secret and value else known.show(value)}")
+    return " ".join(parts) or "all options as by default"
 
 
 def table_as_environ(path: Path, role: str) -> dict[str, str]:
@@ -190,14 +191,24 @@ def _read_environ(role: str, options: Mapping[str, Option], environ: Mapping[str
     by_variable = {known.variable(role): known for known in options.values()}
     values: dict[str, Any] = {}
     for variable, text in environ.items():
-        if not variable.startswith(f"EPD_{role.upper()}_") or not text:
-            continue  # an empty one is how compose files say "not given"
+        if not text:
+            continue  # how compose files say "not given"
+        if not variable.startswith(f"EPD_{role.upper()}_"):
+            _check_role(variable)
+            continue
         known = by_variable.get(variable)
         if known is None:
             raise ConfigError(f"unknown environment variable {variable}{_nearest(variable, by_variable)}")
         texts = [part for part in re.split(r"[\s,]+", text) if part] if known.is_list else [text]
         values[known.key] = _read(known, texts, f"environment variable {variable}")
     return values
+
+
+def _check_role(variable: str) -> None:
+    """A variable of ours that no role would ever read is a slip of the pen."""
+    prefixes = tuple(f"EPD_{role.upper()}_" for role in ROLES)
+    if variable.startswith("EPD_") and not variable.startswith((*prefixes, "EPD_LIFELINE_")):
+        raise ConfigError(f"environment variable {variable} is of no role: EPD_<ROLE>_<OPTION> with {', '.join(ROLES)}")
 
 
 # -- file --------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 def split_address(address: str) -> tuple[str, int]:
     """("host", port) of "host:port" or "[v6]:port". Raises ValueError for anything else."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    is_literal = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not is_literal):
         raise ValueError(f"not a HOST:PORT address: {address!r}")
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  (":9101" means every interface)
 

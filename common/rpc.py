@@ -64,8 +64,8 @@ def add_port(server: grpc.aio.Server, address: str) -> int:
     """
     try:
         port: int = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(f"can't listen on {address}: {error}") from None
+    except RuntimeError:
+        port = 0
     if port == 0:
-        raise OSError(f"can't listen on {address}")
+        raise OSError(f"can't listen on {address}: it is in use, or not an address of this machine")
     return port

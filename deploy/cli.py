@@ -77,6 +77,7 @@ def main() -> int:
     # Threads of OpenMP spin while they wait for each other. Beside another busy process, say an encode server next to
     # a language server, they then wait for threads that have no core: ten times slower decoding. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC has to say reaches us as errors too
     try:
         return run(role, argv, os.environ)
     except ConfigError as error:

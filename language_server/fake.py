@@ -264,4 +264,5 @@ def _model_info(
         max_item_rows=max_item_rows,
         vocab_size=config.text.vocab_size,
         fake=True,
+        name=model.name,
     )

@@ -23,6 +23,7 @@ from language_server.fake_script import Script, default_answer
 class FakeModel:
     """What a fake language server knows of its checkpoint."""
 
+    name: str
     config: ModelConfig
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
@@ -43,6 +44,7 @@ class FakeModel:
         if eos is None:
             raise ValueError(f"{model_dir / 'generation_config.json'} names no eos_token_id: no answer could end")
         return FakeModel(
+            name=model_dir.absolute().name,
             config=config,
             tokenizer=Tokenizer.from_str((model_dir / "tokenizer.json").read_text()),
             eos_ids=(eos,) if isinstance(eos, int) else tuple(eos),

@@ -137,7 +137,7 @@ async def ask(client: httpx.AsyncClient, request: dict[str, Any]) -> None:
 
 def curl(url: str, model: str, image: Path) -> str:
     body = (
-        f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": ['
+        f'{{"model": "{model}", "stream": true, "max_tokens": 64, "messages": [{{"role": "user", "content": ['
         '{"type": "image_url", "image_url": {"url": "data:image/png;base64,\'$(base64 -w0 ' + str(image) + ")'\"}}, "
         '{"type": "text", "text": "Describe the image."}]}]}'
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,13 +22,12 @@ Way = Callable[[Sequence[Case], Fault | None], list[Answer]]
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def ablation(way: Way, cases: Sequence[Case], levels: int, *, every_fault: bool) -> str:
+def ablation(way: Way, cases: Sequence[Case], broken: Mapping[str, Fault]) -> str:
     """Markdown: the share of right answers by kind, with all levels intact and under each fault."""
     questions = [case.questions[0] for case in cases]
-    faults: dict[str, Fault | None] = {"intact": None}
-    faults |= all_faults(levels) if every_fault else {}
+    columns: dict[str, Fault | None] = {"intact": None, **broken}
     return table(
-        {name: rows(questions, [answer.text for answer in way(cases, fault)]) for name, fault in faults.items()}
+        {name: rows(questions, [answer.text for answer in way(cases, fault)]) for name, fault in columns.items()}
     )
 
 
@@ -43,36 +41,41 @@ def main() -> None:
     parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bfloat16")
     parser.add_argument("--items", type=int, help="only so many questions")
     parser.add_argument("--faults", action="store_true", help="also with broken deepstack levels; pictures only")
-    parser.add_argument("--compare", type=Path, help="count the answers that differ from those in a file of make eval")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="FILE",
+        help="instead: count how many of the answers in FILE, from make eval, agree",
+    )
     arguments = parser.parse_args()
     dtype, cases = _DTYPES[arguments.dtype], frozen_cases(arguments.items)
-    reference = partial(_each, Reference(arguments.checkpoint, dtype)) if _wants_reference(arguments) else None
     if arguments.compare is not None:
-        assert reference is not None
-        texts = json.loads(arguments.compare.read_text(encoding="utf-8"))[: len(cases)]
-        print(compare(reference(cases[: len(texts)], None), texts))
+        texts = json.loads(arguments.compare.read_text(encoding="utf-8"))
+        cases = cases[: len(texts)]
+        print(compare(_reference(arguments.checkpoint, dtype)(cases, None), texts[: len(cases)]))
         return
     if arguments.faults:
         cases = [case for case in cases if case.scenes]
-    levels = len(
-        json.loads((arguments.checkpoint / "config.json").read_text())["vision_config"]["deepstack_visual_indexes"]
-    )
-    if reference is not None:
-        print(ablation(reference, cases, levels, every_fault=arguments.faults))
+    broken = faults(arguments.checkpoint) if arguments.faults else {}
+    if arguments.through == "reference":
+        print(ablation(_reference(arguments.checkpoint, dtype), cases, broken))
         return
     served = Served(arguments.checkpoint, dtype)
     try:
-        print(ablation(served.answers, cases, levels, every_fault=arguments.faults))
+        print(ablation(served.answers, cases, broken))
     finally:
         served.close()
 
 
-def _wants_reference(arguments: argparse.Namespace) -> bool:
-    return arguments.through == "reference" or arguments.compare is not None
+def faults(checkpoint: Path) -> dict[str, Fault]:
+    """All that the levels of this checkpoint can have."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return all_faults(len(config["vision_config"]["deepstack_visual_indexes"]))
 
 
-def _each(reference: Reference, cases: Sequence[Case], fault: Fault | None) -> list[Answer]:
-    return [reference.answer(case, fault) for case in cases]
+def _reference(checkpoint: Path, dtype: torch.dtype) -> Way:
+    reference = Reference(checkpoint, dtype)
+    return lambda cases, fault: [reference.answer(case, fault) for case in cases]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the patch embedding starts from: smooth patterns instead of noise.
 
 A patch has 1536 values and its embedding 128, so a random projection loses most of what tells a corner from a curve.
-The lowest frequencies of a cosine transform keep it: shapes are smooth but for their edges. Training goes on from there.
+The lowest frequencies of a cosine transform keep it: shapes are smooth but for their edges. That is only the start.
 
 Legend: V embedding size, C channels, T frames of a patch, P pixels of its side.
 """
@@ -37,4 +37,5 @@ def cosine_filters(size: int, channels: int, frames: int, side: int, width: int)
 def _wave(frequency: int, side: int) -> torch.Tensor:
     """A cosine of so many half periods, of length 1."""
     wave = torch.cos(math.pi * frequency * (torch.arange(side) + 0.5) / side)
-    return wave / torch.linalg.vector_norm(wave)
+    unit: torch.Tensor = wave / torch.linalg.vector_norm(wave)
+    return unit

@@ -1,4 +1,4 @@
-"""A training that was interrupted goes on from a file: weights and both moments of Adam, no pickle."""
+"""A training that was interrupted goes on from a file: weights and what the optimizer remembers, no pickle."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from deploy.demo.train.optimizer import Optimizer
+
 STATE_FILE = "state.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,35 +27,35 @@ class Progress:
     seconds: float = 0.0
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save(folder: Path, learner: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
     """Replaces the state in `folder`, whole or not at all."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"weight/{name}"] = parameter.detach().cpu().contiguous()
-        for moment in _MOMENTS:
-            if parameter in optimizer.state:
-                tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment].cpu().contiguous()
+    tensors = {f"weight/{name}": parameter.detach() for name, parameter in learner.named_parameters()}
+    tensors |= optimizer.state()
     written = folder / f"{STATE_FILE}.new"
-    save_file(tensors, written, metadata={"progress": json.dumps(asdict(progress))})
+    save_file(
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+        written,
+        metadata={"progress": json.dumps(asdict(progress))},
+    )
     os.replace(written, folder / STATE_FILE)
 
 
-def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fills `model` and `optimizer` from the state in `folder`.
+def load(folder: Path, learner: nn.Module, optimizer: Optimizer) -> Progress:
+    """Fills both from the state in `folder`.
 
     Raises:
         ValueError: there is none, or it is of another model.
     """
     if not (folder / STATE_FILE).is_file():
         raise ValueError(f"{folder} has no {STATE_FILE} to resume from")
-    with safe_open(folder / STATE_FILE, "pt") as file, torch.no_grad():
+    with safe_open(folder / STATE_FILE, "pt") as file:
         progress = Progress(**json.loads(file.metadata()["progress"]))
-        names = set(file.keys())
-        for name, parameter in model.named_parameters():
-            if f"weight/{name}" not in names or file.get_slice(f"weight/{name}").get_shape() != list(parameter.shape):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+    with torch.no_grad():
+        for name, parameter in learner.named_parameters():
+            weight = tensors.get(f"weight/{name}")
+            if weight is None or weight.shape != parameter.shape:
                 raise ValueError(f"{folder / STATE_FILE} is of another model: no {name} {list(parameter.shape)} in it")
-            parameter.copy_(file.get_tensor(f"weight/{name}"))
-            if f"{_MOMENTS[0]}/{name}" in names:
-                moments = {moment: file.get_tensor(f"{moment}/{name}").to(parameter.device) for moment in _MOMENTS}
-                optimizer.state[parameter] = {"step": torch.tensor(float(progress.step)), **moments}
+            parameter.copy_(weight)
+    optimizer.load(tensors, progress.step)
     return progress

@@ -20,6 +20,7 @@ from deploy.demo.train.faults import random_faults
 from deploy.demo.train.filters import cosine_filters
 from deploy.demo.train.hints import Hints
 from deploy.demo.train.loss import Scores, run_batch
+from deploy.demo.train.optimizer import Optimizer
 from deploy.demo.train.rendering import Renderer
 from deploy.demo.train.state import Progress, load, save
 
@@ -76,7 +77,7 @@ class Trainer:
         self._hints = Hints(self.model.model.visual.config.out_hidden_size).to(self._device)
         # what is learnt, under names of its own in the state
         self._learner = nn.ModuleDict({"model": self.model, "hints": self._hints})
-        self._optimizer = _optimizer(self._learner, config)
+        self._optimizer = Optimizer(self._learner, weight_decay=config.weight_decay)
         self._progress = Progress(step=0, steps=config.steps, seed=config.seed)
         self._levels = len(self.model.model.visual.deepstack_visual_indexes)
         self._scores = Scores()
@@ -127,8 +128,6 @@ class Trainer:
     def _step(self) -> None:
         begin = time.monotonic()
         step = self._progress.step
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._config, step / self._config.steps)
         outcome = run_batch(
             self.model,
             self._hints,
@@ -137,10 +136,9 @@ class Trainer:
             hint_weight=hint_weight(step / self._config.steps),
             device=self._device,
         )
-        self._optimizer.zero_grad(set_to_none=True)
         outcome.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip)
-        self._optimizer.step()
+        self._optimizer.step(learning_rate(self._config, step / self._config.steps))
         self._scores.add(outcome.scores)
         self._losses.append(outcome.answer_loss)
         seconds = self._progress.seconds + time.monotonic() - begin
@@ -188,16 +186,3 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
     done = (progress - config.warmup) / (1 - config.warmup)
     share = config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
     return config.learning_rate * share
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; norms, biases and embeddings do not decay."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim >= 2 and "embed" not in name else others).append(parameter)
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)

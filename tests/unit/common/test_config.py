@@ -185,18 +185,25 @@ def test_help_shows_each_option_with_its_default(capsys: pytest.CaptureFixture[s
     assert "EPD_ENCODE_LOG_LEVEL" in shown
 
 
+def test_a_variable_of_no_role_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="EPD_ENCDOE_MODEL is of no role"):
+        kettle(["--model", "m"], {"EPD_ENCDOE_MODEL": "m"})
+    kettle(["--model", "m"], {"EPD_ROUTER_PORT": "1", "EPD_LIFELINE_FD": "3"})
+
+
 def test_secrets_appear_nowhere() -> None:
     config = kettle(["--model", "m", "--key", "hunter2"])
     assert "hunter2" not in describe(config) + repr(config)
     assert "key=(hidden)" in describe(config)
-    assert "key=(none)" in describe(kettle(["--model", "m"]))
+    assert "key=" not in describe(kettle(["--model", "m"]))
 
 
 def test_description_reads_as_the_user_wrote_it() -> None:
-    shown = describe(kettle(["--model", "m", "--room-bytes", "3GiB", "--servers", "a:1", "b:2"]))
+    shown = describe(kettle(["--model", "m", "--room-bytes", "3GiB", "--servers", "a:1", "b:2", "--outside", "y"]))
     assert "room-bytes=3GiB" in shown
     assert "servers=a:1,b:2" in shown
-    assert "outside=x" in shown
+    assert "outside=y" in shown
+    assert "count" not in shown, "what is as by default goes without saying"
 
 
 def test_configuration_is_frozen() -> None:

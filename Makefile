@@ -53,17 +53,7 @@ test: $(STAMP) ## the test suite (PYTEST_ARGS="-k router -x")
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-pythons: ## router and fakes, as installed by pip, on every other Python that is here
-	@for version in 3.12 3.13; do \
-		for python in python$$version $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version*/bin/python; do \
-			$$python -c '' 2>/dev/null || continue; \
-			echo "== $$($$python --version)"; \
-			rm -rf build/python$$version; \
-			$$python -m venv build/python$$version; \
-			build/python$$version/bin/python -m pip install --quiet --disable-pip-version-check .; \
-			(cd build && PYTHONPATH= python$$version/bin/python -m deploy.demo.run --once --fake); \
-			break; \
-		done || exit 1; \
-	done
+	tests/other_pythons.sh
 
 proto: $(STAMP) ## generate common/pb from proto/*.proto
 	$(BIN)/python proto/generate.py

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import re
 import shutil
@@ -42,7 +43,8 @@ __all__ = [
     "describe",
     "option",
     "parse",
-    "table_as_environ",
+    "read_table",
+    "write_table",
 ]
 
 ROLES = ("serve", "encode", "language", "router")  # each may have a table in the file
@@ -104,14 +106,21 @@ def describe(config: CommonOptions) -> str:
     return " ".join(parts) or "all options as by default"
 
 
-def table_as_environ(path: Path, role: str) -> dict[str, str]:
-    """A role's table of a file as environment variables: what a process that starts others hands on to them.
+def read_table(path: Path, role: str) -> dict[str, Sequence[str]]:
+    """A role's table of a file, each option by its key: what a process that starts others hands on to them.
 
     Raises:
         ConfigError: the file can't be read.
     """
     table = _load(path).get(role, {})
-    return {f"EPD_{role}_{name}".upper().replace("-", "_"): ",".join(_texts(entry)) for name, entry in table.items()}
+    return {name.replace("_", "-"): _texts(entry) for name, entry in table.items()}
+
+
+def write_table(path: Path, role: str, table: Mapping[str, Sequence[str]]) -> None:
+    """A new file for `--config` that nobody else on the machine can read."""
+    path.touch(mode=0o600, exist_ok=False)
+    lines = [f"{_quote(key)} = [{', '.join(map(_quote, texts))}]\n" for key, texts in table.items()]
+    path.write_text(f"[{role}]\n{''.join(lines)}", encoding="utf-8")
 
 
 def _read(known: Option, texts: Sequence[str], source: str) -> Any:
@@ -216,7 +225,7 @@ def _check_role(variable: str) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -238,6 +247,11 @@ def _read_file(role: str, options: Mapping[str, Option], path: Path) -> dict[str
                 raise ConfigError(f"{path}: unknown key {name!r}{_nearest(key, options)}")
             values[key] = _read(options[key], _texts(entry), f"{path}: {name}")
     return values
+
+
+def _quote(text: str) -> str:
+    """As a string of TOML, which are those of JSON but for one character."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _texts(entry: object) -> list[str]:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-# What a LogRecord always has; everything else came in by `extra=` and is a field of the line.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# What a LogRecord always has; everything else came in by `extra=` and is a field of the line. `color_message` is
+# uvicorn's: the message once more, for terminals.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 class _Formatter(logging.Formatter):

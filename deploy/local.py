@@ -15,7 +15,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common.config import table_as_environ
+from common.config import read_table, write_table
 from common.lifecycle import Shutdown
 from common.options import options_of
 from common.rpc import channel
@@ -57,6 +57,7 @@ class LocalServers:
         self._say = say
         self._on_death = on_death
         self._folder = tempfile.TemporaryDirectory(prefix="epd-")
+        self._config_argv = {role: config_argv(config, role, Path(self._folder.name)) for role in PASSED_ON}
         self._lifeline, self._lifeline_end = os.pipe()
         self._servers: list[Child] = []
         self._router: Child | None = None
@@ -89,10 +90,10 @@ class LocalServers:
                 group.create_task(self._until_up(child, _serves))
             bound = await asyncio.gather(*(child.bound() for child in self._servers))
             states = [state for states in bound for state in states]
-            argv = role_argv(self._config, "router")
+            argv = [*role_argv(self._config, "router"), *self._config_argv["router"]]
             for role in ("encode", "language"):
                 argv += [f"--{role}", *(state.addresses["grpc"] for state in states if state.role == role)]
-            environ = role_environ(self._config, "router", os.environ)
+            environ = router_environ(self._config, os.environ)
             self._router = await self._start("router", ["deploy.cli", "router", *argv], environ)
         await self._until_up(self._router, _is_ready)
         (state,) = await self._router.bound()
@@ -107,16 +108,15 @@ class LocalServers:
     async def _start_servers(self, role: str, devices: Sequence[str | None]) -> None:
         for number, device in enumerate(devices, start=1):
             name = f"{role} server" + (f" {number}" if len(devices) > 1 else "")
-            argv = ["deploy.cli", role, *server_argv(self._config, role, device)]
-            environ = role_environ(self._config, role, os.environ)
-            self._servers.append(await self._start(name, argv, environ))
+            argv = ["deploy.cli", role, *server_argv(self._config, role, device), *self._config_argv[role]]
+            self._servers.append(await self._start(name, argv, os.environ))
 
     async def _start_colocated(self) -> None:
         (encode_device,), (language_device,) = self._config.encode_placement(), self._config.language_placement()
         argv = ["deploy.colocated", *server_argv(self._config, "encode", encode_device)]
-        argv += ["--", *server_argv(self._config, "language", language_device)]
-        environ = role_environ(self._config, "encode", role_environ(self._config, "language", os.environ))
-        self._servers.append(await self._start("co-located server", argv, environ))
+        argv += [*self._config_argv["encode"], "--", *server_argv(self._config, "language", language_device)]
+        argv += self._config_argv["language"]
+        self._servers.append(await self._start("co-located server", argv, os.environ))
 
     async def _start(self, name: str, argv: Sequence[str], environ: Mapping[str, str]) -> Child:
         child = await Child.start(name, argv, environ, Path(self._folder.name), self._lifeline)
@@ -183,12 +183,25 @@ def role_argv(config: ServeConfig, role: str) -> list[str]:
     return argv
 
 
-def role_environ(config: ServeConfig, role: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a role: under `environ`, what the file's table for it says."""
-    table = table_as_environ(config.config, role) if config.config else {}
-    # Not on the command line, which everybody on the machine can read.
-    keys = {"EPD_ROUTER_API_KEY": ",".join(config.api_key)} if role == "router" and config.api_key else {}
-    return table | dict(environ) | keys
+def config_argv(config: ServeConfig, role: str, folder: Path) -> list[str]:
+    """`--config` with a file of the role's own, written to `folder`; nothing if there is nothing to say in it.
+
+    It holds what the user's file has in the role's table, and the API keys: a command line is for everybody on the
+    machine to read, and in the environment a comma would part them.
+    """
+    table = read_table(config.config, role) if config.config else {}
+    if role == "router" and config.api_key:
+        table["api-key"] = config.api_key
+    if not table:
+        return []
+    path = folder / f"{role}.toml"
+    write_table(path, role, table)
+    return ["--config", str(path)]
+
+
+def router_environ(config: ServeConfig, environ: Mapping[str, str]) -> dict[str, str]:
+    """Without the keys that those of the command line stand in for."""
+    return {name: text for name, text in environ.items() if not (config.api_key and name == "EPD_ROUTER_API_KEY")}
 
 
 def _url(router: ProcessState) -> str:

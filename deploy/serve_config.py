@@ -8,6 +8,12 @@ from typing import Literal
 
 from common.config import CommonOptions, Size, option
 
+# Fakes hold no weights on no device: to take these options and ignore them would be a lie.
+NOT_OF_FAKES = (
+    *("revision", "device", "encode_devices", "language_devices"),
+    *("max_num_seqs", "max_step_tokens", "kv_cache_bytes", "gpu_memory_fraction"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(CommonOptions):
@@ -43,6 +49,11 @@ class ServeConfig(CommonOptions):
     def __post_init__(self) -> None:
         if self.model is None and not self.fake:
             raise ValueError("--model is required (or --fake)")
+        if self.fake and self.colocated:
+            raise ValueError("--fake makes no sense with --colocated: there is no wire")
+        for name in NOT_OF_FAKES:
+            if self.fake and getattr(self, name) not in (None, ()):
+                raise ValueError(f"--{name.replace('_', '-')} makes no sense with --fake: fakes don't have it")
         for flag, count, listed, devices in (
             ("--encoders", self.encoders, "--encode-devices", self.encode_devices),
             ("--languages", self.languages, "--language-devices", self.language_devices),
@@ -53,9 +64,8 @@ class ServeConfig(CommonOptions):
                 raise ValueError(f"{listed} lists {len(devices)} devices for {flag} {count}")
 
         if self.colocated:
-            for flag, given in (("--fake", self.fake), ("--transport", self.transport)):
-                if given:
-                    raise ValueError(f"{flag} makes no sense with --colocated: there is no wire")
+            if self.transport is not None:
+                raise ValueError("--transport makes no sense with --colocated: there is no wire")
             if len(self.encode_placement()) > 1 or len(self.language_placement()) > 1:
                 raise ValueError("--colocated is one encode and one language server")
 

@@ -131,10 +131,13 @@ class EncodeEngine:
             InvalidRequestError: the key stands for other media here, so one of both is wrong.
         """
         item = self._find(opening)
-        if item is None:
+        if item is None or item.is_lost:
             self._check_room(opening)
-            item = self._items[opening.key] = Item(opening=opening)
             self._metrics.cache_misses.labels(cache=_CACHE).inc()
+            if item is None:
+                item = self._items[opening.key] = Item(opening=opening)
+            else:
+                item.move(Stage.RECEIVING)  # others still hold it, so this is where it is made again
         else:
             self._metrics.cache_hits.labels(cache=_CACHE).inc()
         claim = Claim(item=item, found_finished=item.stage is Stage.FINISHED)
@@ -176,9 +179,9 @@ class EncodeEngine:
             UnavailableError: the item made room for others, and its media are gone too.
         """
         item = claim.item
+        if item.is_lost or item.stage is Stage.RECEIVING:
+            raise UnavailableError("the embedding made room for others meanwhile; send the media again")
         if item.stage is Stage.SHELVED:
-            if not item.parts:
-                raise UnavailableError("the embedding made room for others meanwhile; send the media again")
             claim.found_finished = False
             self._pipeline.enqueue(item)
         claim.grants += 1
@@ -220,7 +223,7 @@ class EncodeEngine:
         )
 
     def seconds_without_progress(self) -> float:
-        """How long the tower has finished nothing although it had work."""
+        """How long the tower, or a thread that prepares an item, has not come on although it had work."""
         return self._pipeline.seconds_without_progress()
 
     def vision_seconds(self, item: Item) -> float:

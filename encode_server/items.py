@@ -1,8 +1,9 @@
 """One media item on its way through the encode server, and the streams that want it.
 
     RECEIVING -> WAITING -> PREPARING -> ENCODING -> FINISHED
-                    ^                                   |  room was needed
-                    +------------- a grant ---------- SHELVED
+        ^           ^                                   |  room was needed
+        |           +------------- a grant ---------- SHELVED
+        +--- a new stream, if its media are gone too ---+
 
 and FAILED from anywhere. Items belong to the event loop; other threads may only look.
 """
@@ -30,7 +31,7 @@ class Stage(Enum):
     PREPARING = auto()  # decoded, resized and cut into patches
     ENCODING = auto()  # before or in the vision tower
     FINISHED = auto()
-    SHELVED = auto()  # was finished, then its room was needed; made again if a grant asks for it
+    SHELVED = auto()  # was finished, then its room was needed; made again if a grant, or a new stream, asks for it
     FAILED = auto()
 
 
@@ -135,6 +136,11 @@ class Item:
     def begun(self) -> bool:
         """Work went into it that would be lost elsewhere."""
         return self.stage in (Stage.PREPARING, Stage.ENCODING, Stage.FINISHED)
+
+    @property
+    def is_lost(self) -> bool:
+        """It can only be made again by somebody who brings the media once more."""
+        return self.stage is Stage.SHELVED and not self.parts
 
     def move(self, stage: Stage) -> None:
         self.stage = stage

@@ -147,8 +147,8 @@ class Pipeline:
         return max(tower, before / self._preprocessor.patches_per_second)
 
     def seconds_without_progress(self) -> float:
-        """How long the tower has finished nothing although it had work."""
-        return self._batcher.seconds_without_progress()
+        """How long the tower, or a thread that prepares an item, has not come on although it had work."""
+        return max(self._batcher.seconds_without_progress(), self._preprocessor.seconds_without_progress())
 
     def vision_seconds(self, item: Item) -> float:
         """Estimate of what the tower needs for `item` alone."""

@@ -191,7 +191,7 @@ class EncodeServer:
 
 
 async def watch_progress(engine: EncodeEngine, health: rpc.HealthReporter, *, stall_seconds: float) -> None:
-    """Health combines liveness with progress: a tower that has work and finishes nothing is not serving.
+    """Health combines liveness with progress: a tower or a decoder that has work and finishes nothing is not serving.
 
     Returns when the engine is broken.
     """

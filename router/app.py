@@ -110,14 +110,12 @@ async def serve(config: RouterConfig) -> int:
             stopping = asyncio.create_task(shutdown.wait())
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
-            services.gate.draining = True
             if serving.done():
                 stopping.cancel()
                 serving.result()
                 return 1
             log.info("finishing %d requests", services.gate.running)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(services.gate.empty(), config.drain_seconds)
+            await services.gate.drain(config.drain_seconds)
             server.should_exit = True
             await serving
     return 0

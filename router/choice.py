@@ -35,7 +35,8 @@ class Choice:
     missing: set[bytes] = field(default_factory=set)
     deaths: int = 0
     refused_by: list[LanguageServer] = field(default_factory=list)
-    homeless_until: float = 0.0  # event loop's time at which looking for a server ends
+    homeless_until: float = 0.0  # event loop's time at which looking for a server ends; 0: it is at one
+    pause: float = 0.0  # seconds that it last waited before looking again
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     last_token_at: float = 0.0

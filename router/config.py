@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from common.config import Address, CommonOptions, Size, option
@@ -28,6 +29,7 @@ class RouterConfig(CommonOptions):
     max_choices: int = option(16, help="largest n of a request")
     max_body_bytes: Size = option(256 << 20, help="largest request body")
     request_timeout_seconds: float = option(1800.0, help="a request that takes longer ends with 504")
+    body_timeout_seconds: float = option(120.0, help="time in which a request's body must have come")
     keep_alive_seconds: float = option(15.0, help="a stream that is silent for so long gets a comment line")
 
     max_images: int = option(64, help="images in one request")
@@ -59,8 +61,13 @@ class RouterConfig(CommonOptions):
         for name in ("media_fetches", "encode_attempts", "max_video_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise ValueError(f"--{field.name.replace('_', '-')} {value} is out of range")
         for name in (
             "request_timeout_seconds",
+            "body_timeout_seconds",
             "keep_alive_seconds",
             "media_timeout_seconds",
             "media_connect_seconds",

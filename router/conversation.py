@@ -28,6 +28,16 @@ class Conversation:
     media: list[MediaRef]
 
     @property
+    def text_bytes(self) -> int:
+        """Of all contents, in UTF-8."""
+        size = 0
+        for message in self.messages:
+            content = message["content"]
+            texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+            size += sum(len(text) if text.isascii() else len(text.encode(errors="surrogatepass")) for text in texts)
+        return size
+
+    @property
     def leading_messages(self) -> list[dict[str, Any]]:
         """Up to the first one of the user: what the turns of a conversation have in common."""
         for i, message in enumerate(self.messages):

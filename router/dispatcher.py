@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from router.output import OutputRules
 from router.problems import ItemError
 from router.prompt import PlacedItem, Prompt, expand
 from router.schemas import ChatRequest
+from router.workers import Workers
 
 _THREAD_CHARACTERS = 50_000  # from here on tokenizing leaves the event loop
 
@@ -30,11 +30,13 @@ class Dispatcher:
     """Args:
     fleet: the servers.
     loader: of media.
+    workers: for tokenizing what is long.
     """
 
-    def __init__(self, *, fleet: Fleet, loader: MediaLoader) -> None:
+    def __init__(self, *, fleet: Fleet, loader: MediaLoader, workers: Workers) -> None:
         self._fleet = fleet
         self._loader = loader
+        self._workers = workers
 
     async def plan(self, request: ChatRequest, generation: Generation, *, salt: bytes, hold: Hold) -> Plan:
         """Everything up to the first word to a language server.
@@ -48,6 +50,7 @@ class Dispatcher:
             raise UnavailableError("no language server has come up yet")
         conversation = converse(request.messages, request.mm_processor_kwargs, largest_image=model.largest_image)
         self._loader.check_counts(conversation.media)
+        self._check_text(conversation.text_bytes, model)
         pieces = model.template.render(
             conversation.messages,
             add_generation_prompt=request.add_generation_prompt,
@@ -102,8 +105,17 @@ class Dispatcher:
             )
 
         if sum(len(piece) for piece in pieces if isinstance(piece, str)) >= _THREAD_CHARACTERS:
-            return await generation.during(asyncio.to_thread(build))
+            return await generation.during(self._workers.run(build))
         return build()
+
+    def _check_text(self, size: int, model: ServedModel) -> None:
+        """Raises ContextLengthError if even the longest tokens could not hold so many bytes: tokenizing takes more than
+        a second for each megabyte, and memory by the hundred of them."""
+        if size > self._fleet.max_model_len * model.longest_token:
+            raise ContextLengthError(
+                f"This model's maximum context length is {self._fleet.max_model_len} tokens; the messages have "
+                f"{size} bytes of text, which are more. Please shorten the messages."
+            )
 
     def _sampling(self, model: ServedModel, request: ChatRequest, prompt_tokens: int) -> language_pb2.SamplingParams:
         """Raises ContextLengthError if prompt and answer do not fit."""

@@ -173,13 +173,23 @@ class ItemEncode:
     # -- one opening -------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        """Whatever happens, the request that waits hears of it."""
+        try:
+            await self._try_servers()
+        except Exception:
+            log.exception("unexpected error while encoding", extra={"request_id": self._request_id})
+            error = InternalError("the image or video could not be encoded")
+            self._post(ItemFailed(key=self.item.key, error=error))
+
+    async def _try_servers(self) -> None:
         tried: list[EncodeServer] = []
         error: EPDError = UnavailableError("no encode server is ready")
         for attempt in range(self._attempts):
-            if attempt == 0:
+            if attempt:
+                self._metrics.retries.labels("encode").inc()
+            if attempt == 0 and self.metadata is None:  # a new request is refused at once
                 server = self._fleet.choose_encode(self.item.key)
             else:
-                self._metrics.retries.labels("encode").inc()
                 server = await self._fleet.wait_for_encode(self.item.key, tried)
             if server is None:
                 break
@@ -227,7 +237,10 @@ class ItemEncode:
         except TimeoutError:
             raise UnavailableError(f"it did not answer within {self._answer_timeout:g} s") from None
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, "it failed") from None
+            failure = from_rpc_error(error, "it failed")
+            if isinstance(failure, UnavailableError):
+                server.suspect()
+            raise failure from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -13,19 +14,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from common.errors import EPDError
+from common.errors import DeadlineError, EPDError, UnavailableError
 from router import sse
 from router.answer import Answer
 from router.body import Body, parse_json
 from router.budget import Hold
 from router.generation import ClientLeft, Generation
 from router.problems import ItemError, Problem, problem_of
-from router.schemas import ChatRequest, parse_chat_request
+from router.schemas import ChatRequest, Parsed, parse_chat_request
 from router.services import Services
 
 log = logging.getLogger(__name__)
 
+_THREAD_BYTES = 1 << 18  # from here on parsing leaves the event loop
 _SHOWN_FIELDS = 32  # in X-Ignored-Fields
+_LAST_WORD_S = 3.0  # to tell the client what failed
 
 
 class ChatExchange(Response):
@@ -43,6 +46,7 @@ class ChatExchange(Response):
         self._request = request
         self._id = request_id
         self._began = time.monotonic()
+        self._deadline = asyncio.get_running_loop().time() + services.config.request_timeout_seconds
         self._generation: Generation | None = None
         self._sent_head = False
 
@@ -50,8 +54,10 @@ class ChatExchange(Response):
         status = 500
         incoming = Body(receive, self._request.headers)
         try:
-            async with AsyncExitStack() as stack:
-                status = await self._serve(stack, incoming, receive, send)
+            async with asyncio.timeout_at(self._deadline) as limit, AsyncExitStack() as stack:
+                status = await self._serve(stack, limit, incoming, receive, send)
+        except TimeoutError:
+            status = await self._fail(problem_of(self._time_up()), incoming, send)
         except Problem as problem:
             status = await self._fail(problem, incoming, send)
         except (EPDError, ItemError) as error:
@@ -62,23 +68,26 @@ class ChatExchange(Response):
         finally:
             self._report(status)
 
-    async def _serve(self, stack: AsyncExitStack, incoming: Body, receive: Receive, send: Send) -> int:
-        services = self._services
+    async def _serve(
+        self, stack: AsyncExitStack, limit: asyncio.Timeout, incoming: Body, receive: Receive, send: Send
+    ) -> int:
+        services, config = self._services, self._services.config
         salt = services.keys.salt(self._request.headers.get("authorization"))
-        stack.enter_context(services.gate.enter())
+        stack.enter_context(services.gate.enter(limit))
         hold = Hold(services.budget)
         stack.callback(hold.release)
-        body = await incoming.read(limit=services.config.max_body_bytes, hold=hold)
-        parsed = parse_chat_request(await parse_json(body), max_choices=services.config.max_choices)
+        body = await incoming.read(limit=config.max_body_bytes, hold=hold, timeout=config.body_timeout_seconds)
+        parsed = await self._parse(body)
         request = parsed.request
         self._check_model(request)
         generation = self._generation = Generation(
             fleet=services.fleet,
-            config=services.config,
+            config=config,
             metrics=services.metrics,
             grids=services.grids,
             request_id=self._id,
             salt=salt,
+            deadline=self._deadline,
         )
         stack.push_async_callback(generation.close, "the request has ended")
         watcher = asyncio.create_task(_watch(receive, generation))
@@ -102,10 +111,18 @@ class ChatExchange(Response):
             return 200
         await _send_head(send, 200, {**headers, **sse.HEADERS})
         self._sent_head = True
-        async for events in answer.events(services.config.keep_alive_seconds):
+        async for events in answer.events(config.keep_alive_seconds):
             await send({"type": "http.response.body", "body": events, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return 200
+
+    async def _parse(self, body: bytearray) -> Parsed:
+        """Raises Problem (400) that names what is wrong."""
+
+        def parse() -> Parsed:
+            return parse_chat_request(parse_json(body), max_choices=self._services.config.max_choices)
+
+        return await self._services.workers.run(parse) if len(body) >= _THREAD_BYTES else parse()
 
     def _check_model(self, request: ChatRequest) -> None:
         names = self._services.model_names
@@ -113,15 +130,24 @@ class ChatExchange(Response):
             message = f"The model {request.model!r} does not exist; this server has {', '.join(names)}"
             raise Problem(404, message, param="model", code="model_not_found")
 
+    def _time_up(self) -> EPDError:
+        if self._services.gate.closed:
+            return UnavailableError("this router is shutting down")
+        return DeadlineError(f"the request took longer than {self._services.config.request_timeout_seconds:g} s")
+
     async def _fail(self, problem: Problem, incoming: Body, send: Send) -> int:
         if problem.status == 499:
             return 499  # nobody is there to hear it
-        if self._sent_head:
-            await send({"type": "http.response.body", "body": sse.error_event(problem.body()), "more_body": False})
-        else:
-            await incoming.discard()
-            headers = {**problem.headers, "content-type": "application/json"}
-            await _respond(send, problem.status, headers, problem.body())
+        # A client that does not read can't be told: the connection is closed instead.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                if self._sent_head:
+                    event = sse.error_event(problem.body())
+                    await send({"type": "http.response.body", "body": event, "more_body": False})
+                else:
+                    await incoming.discard()
+                    headers = {**problem.headers, "content-type": "application/json"}
+                    await _respond(send, problem.status, headers, problem.body())
         if problem.status >= 429:
             log.warning("%d %s", problem.status, problem.message, extra={"request_id": self._id})
         return problem.status

@@ -17,13 +17,15 @@ import httpx
 
 from common.errors import BadMediaError
 from router.budget import Hold
+from router.workers import Workers
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = {"accept": "image/*,video/*,*/*;q=0.5", "accept-encoding": "identity", "user-agent": "epd-router"}
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# What `ipaddress` takes for global: ways to IPv4 (RFC 6052, 7526), and documentation (RFC 9637).
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "192.88.99.0/24", "3fff::/20")))
 
 
 def is_public(address: IPAddress) -> bool:
@@ -32,15 +34,25 @@ def is_public(address: IPAddress) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-        if address.sixtofour is not None or address.teredo is not None or address in _NAT64:
+        if address.sixtofour is not None or address.teredo is not None or address.is_site_local:
             return False
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
-async def resolve_host(host: str, port: int) -> list[IPAddress]:
-    """All addresses of a host name or literal. Raises OSError if there are none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
+class HostResolver:
+    """Args:
+    workers: who do nothing else: strangers' names may take them as long as they like.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    async def __call__(self, host: str, port: int) -> list[IPAddress]:
+        """All addresses of a host name or literal. Raises OSError if there are none."""
+        found = await self._workers.run(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +68,8 @@ class Fetcher:
         timeout: seconds for one item, redirects included.
         connect_timeout: seconds of that for each connection.
         concurrency: downloads at the same time; more wait, inside their timeout.
+        resolver: see `HostResolver`.
         allowed: which addresses may be connected to.
-        resolver: see `resolve_host`.
     """
 
     def __init__(
@@ -66,8 +78,8 @@ class Fetcher:
         timeout: float,
         connect_timeout: float,
         concurrency: int,
+        resolver: Callable[[str, int], Awaitable[list[IPAddress]]],
         allowed: Callable[[IPAddress], bool] = is_public,
-        resolver: Callable[[str, int], Awaitable[list[IPAddress]]] = resolve_host,
     ) -> None:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
@@ -99,6 +111,8 @@ class Fetcher:
             raise BadMediaError(f"connecting to its host took longer than {self._connect_timeout:g} s") from None
         except httpx.HTTPError as error:
             raise BadMediaError(f"fetching it failed ({type(error).__name__})") from None
+        except (OSError, ValueError):
+            raise BadMediaError("fetching it failed") from None
 
     async def _follow(self, text: str, limit: int, hold: Hold) -> Fetched:
         url = _parse(text)
@@ -148,6 +162,8 @@ def _parse(text: str, base: httpx.URL | None = None) -> httpx.URL:
         raise BadMediaError(f"URLs of scheme {url.scheme!r} are not fetched: only http, https and data")
     if not url.host:
         raise BadMediaError("its URL names no host")
+    if (url.port or 0) > 65535:
+        raise BadMediaError(f"its URL names port {url.port}, and there is none over 65535")
     if url.userinfo:
         raise BadMediaError("URLs with a user name or password are not fetched")
     return url

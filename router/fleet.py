@@ -88,7 +88,7 @@ class Fleet:
         ):
             if is_missing:
                 troubles = [server.trouble for server in pool.servers.values() if server.trouble]
-                waiting += [*troubles, *pool.unresolved.values()] or [f"no {role} server is configured"]
+                waiting += [*troubles, *pool.unresolved.values()] or [pool.nobody(role)]
         return Readiness(text=text, image=image, waiting_for=tuple(waiting))
 
     @property
@@ -206,5 +206,8 @@ async def _load_model(info: common_pb2.ModelInfo, channel: grpc.aio.Channel, pee
         return await asyncio.to_thread(
             ServedModel.build, info, {name: bytes(content) for name, content in files.items()}
         )
-    except (ValueError, KeyError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ModelMismatchError(f"the model of {peer} can't be used: {error}") from None
+    except Exception as error:  # files can be odd in more ways than anyone checks for
+        log.exception("the model files of %s", peer)
+        raise ModelMismatchError(f"the model of {peer} can't be used: {error!r}") from None

@@ -1,6 +1,6 @@
 """One request on its way through the servers, from its first media item to its last token.
 
-Everything that happens to it (what language and encode servers say, the client that leaves, the clock) arrives in one
+Everything that happens to it (what language and encode servers say, the client that leaves) arrives in one
 mailbox and is handled in order by one task, so there is nothing to lock and nothing to forget.
 
     learn(items)   sizes of the media        opens an encode stream for every item not seen before
@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 from common.errors import (
     CancelledError,
-    DeadlineError,
     EPDError,
     InternalError,
     ModelMismatchError,
@@ -44,17 +43,13 @@ from router.sessions import SessionLost, SessionMessage
 T = TypeVar("T")
 
 _MAX_DEATHS = 2  # of language servers under one request: it may be what kills them
-_RETRY_S = 0.05  # until a choice without a server looks for one again
+_RETRY_S = 0.05  # until a choice without a server looks for one again; twice as long every time
+_MAX_RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
 class ClientLeft:
     """Nobody waits for the answer."""
-
-
-@dataclass(frozen=True)
-class TimeUp:
-    """The request's deadline has passed."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Retry:
     choice: int
 
 
-Message = SessionMessage | EncodeMessage | ClientLeft | TimeUp | Silence | Retry
+Message = SessionMessage | EncodeMessage | ClientLeft | Silence | Retry
 
 
 class Generation:
@@ -82,6 +77,7 @@ class Generation:
         grids: sizes of media seen before.
         request_id: for the servers' logs.
         salt: of the tenant.
+        deadline: in the event loop's time; the servers end the request then. Here, it is whoever waits that ends it.
     """
 
     def __init__(
@@ -93,6 +89,7 @@ class Generation:
         grids: GridMemory,
         request_id: str,
         salt: bytes,
+        deadline: float,
     ) -> None:
         self._fleet = fleet
         self._config = config
@@ -102,9 +99,8 @@ class Generation:
         self._salt = salt
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
-        self._deadline = self._loop.time() + config.request_timeout_seconds
+        self._deadline = deadline
         self.mailbox: Mailbox[Message] = Mailbox()
-        self._clock = self._loop.call_at(self._deadline, self.mailbox.post, TimeUp())
         self._encodes: dict[bytes, ItemEncode] = {}
         self._by_handle: dict[int, Choice] = {}
         self.choices: list[Choice] = []
@@ -139,7 +135,7 @@ class Generation:
             await self.step()
 
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which is cancelled if the client leaves or the request's time is up."""
+        """The result of `work`, which is cancelled if the client leaves."""
         task = asyncio.create_task(work)
         task.add_done_callback(lambda _: self.mailbox.post(Silence()))
         try:
@@ -215,7 +211,6 @@ class Generation:
 
     async def close(self, reason: str) -> None:
         """Ends what still runs, on all servers."""
-        self._clock.cancel()
         self.collect_times()
         for handle, choice in self._by_handle.items():
             assert choice.session is not None
@@ -250,8 +245,6 @@ class Generation:
                     self._submit(self.choices[index])
             case ClientLeft():
                 raise CancelledError("the client left")
-            case TimeUp():
-                raise DeadlineError(f"the request took longer than {self._config.request_timeout_seconds:g} s")
 
     def _on_session(
         self,
@@ -263,6 +256,7 @@ class Generation:
                 if not choice.admitted and choice.index == 0:
                     self.cached_tokens = message.cached_tokens
                 choice.admitted = True
+                choice.homeless_until = choice.pause = 0.0
                 choice.missing = set(message.needed_keys)
                 for key in choice.missing:
                     self._encode(key).open()
@@ -343,7 +337,6 @@ class Generation:
             self._wait_for_server(choice)
             return
         assert server.session is not None
-        choice.homeless_until = 0.0
         assert self._fleet.model is not None
         generate = language_pb2.Generate(
             request_id=self._request_id,
@@ -368,9 +361,10 @@ class Generation:
         now = self._loop.time()
         choice.homeless_until = choice.homeless_until or now + self._config.failover_seconds
         if now >= choice.homeless_until:
-            raise UnavailableError("the language server is gone and there is no other to go on at")
+            raise UnavailableError("the language server is gone and no other takes the request on")
         choice.refused_by.clear()  # they may have room by then
-        self._loop.call_later(_RETRY_S, self.mailbox.post, Retry(choice.index))
+        choice.pause = min(max(_RETRY_S, 2 * choice.pause), _MAX_RETRY_S)
+        self._loop.call_at(min(now + choice.pause, choice.homeless_until), self.mailbox.post, Retry(choice.index))
 
     def _leave(self, choice: Choice) -> None:
         for encode in self._encodes.values():

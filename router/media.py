@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import re
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,10 +19,13 @@ from router.encodes import MediaItem
 from router.fetch import Fetcher
 from router.fleet import Fleet
 from router.problems import ItemError
+from router.workers import Workers
 
 T = TypeVar("T")
 
 _THREAD_BYTES = 1 << 18  # from here on hashing and decoding leave the event loop
+_UNQUOTE_CHARACTERS = 1 << 16  # at a time
+_FROM_URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 _ANY = frozenset({"", "application/octet-stream", "binary/octet-stream"})  # says nothing about the content
 _WORD = {common_pb2.IMAGE: "image", common_pb2.VIDEO: "video", common_pb2.FRAMES: "image"}
 
@@ -43,12 +45,14 @@ class MediaLoader:
     config: limits.
     fetcher: for http(s).
     fleet: for what the keys depend on.
+    workers: for hashing and decoding what is large.
     """
 
-    def __init__(self, *, config: RouterConfig, fetcher: Fetcher, fleet: Fleet) -> None:
+    def __init__(self, *, config: RouterConfig, fetcher: Fetcher, fleet: Fleet, workers: Workers) -> None:
         self._config = config
         self._fetcher = fetcher
         self._fleet = fleet
+        self._workers = workers
 
     def check_counts(self, refs: Sequence[MediaRef]) -> None:
         """Raises InvalidRequestError or ItemError if there are more media than allowed, or any without vision."""
@@ -83,7 +87,7 @@ class MediaLoader:
         except EPDError as error:
             raise ItemError(error, ref.param) from None
         size = sum(map(len, parts))
-        digest = await asyncio.to_thread(media_digest, parts) if size >= _THREAD_BYTES else media_digest(parts)
+        digest = await self._workers.run(lambda: media_digest(parts)) if size >= _THREAD_BYTES else media_digest(parts)
         assert self._fleet.model is not None
         info = self._fleet.model.info
         key = media_key(
@@ -103,7 +107,7 @@ class MediaLoader:
             # room for what the text holds at most, before it is decoded
             hold.add(len(url))
             content_type, body = (
-                await asyncio.to_thread(decode_data_uri, url, limit)
+                await self._workers.run(lambda: decode_data_uri(url, limit))
                 if len(url) >= _THREAD_BYTES
                 else decode_data_uri(url, limit)
             )
@@ -128,15 +132,13 @@ def decode_data_uri(uri: str, limit: int) -> tuple[str, bytes]:
     if not comma:
         raise BadMediaError("it is not a valid data URI: the comma is missing")
     content_type, *parameters = (part.strip().lower() for part in head.split(";"))
-    if "base64" not in parameters:
-        body = unquote_to_bytes(data)
-    else:
-        if len(data) > limit // 3 * 4 + 1024:
-            raise BadMediaError(f"it has more than the {limit} bytes that are allowed")
-        try:
-            body = _decode_base64(data)
-        except ValueError:
-            raise BadMediaError("its base64 is not valid") from None
+    is_base64 = "base64" in parameters
+    if len(data) > (limit // 3 * 4 + 1024 if is_base64 else 3 * limit):  # a quoted byte is "%41"
+        raise BadMediaError(f"it has more than the {limit} bytes that are allowed")
+    try:
+        body = _decode_base64(data) if is_base64 else bytes(_unquote(data))
+    except ValueError:
+        raise BadMediaError("its base64 is not valid") from None
     if len(body) > limit:
         raise BadMediaError(f"it has more than the {limit} bytes that are allowed")
     return content_type, body
@@ -147,9 +149,22 @@ def _decode_base64(data: str) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
     except binascii.Error:
-        data = unquote_to_bytes(data).decode("ascii") if "%" in data else data
-        data = re.sub(r"\s", "", data).translate(str.maketrans("-_", "+/")).rstrip("=")
-        return base64.b64decode(data + "=" * (-len(data) % 4), validate=True)
+        raw = _unquote(data) if "%" in data else data.encode("ascii")
+        raw = raw.translate(_FROM_URL_ALPHABET, b" \t\r\n\v\f").rstrip(b"=")
+        return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+
+
+def _unquote(data: str) -> bytearray:
+    """As `unquote_to_bytes`, a piece at a time: that makes an object of every escape."""
+    body = bytearray()
+    start = 0
+    while start < len(data):
+        end = start + _UNQUOTE_CHARACTERS
+        if end < len(data) and (escape := data.rfind("%", end - 2, end)) >= 0:
+            end = escape  # it is not cut in two
+        body += unquote_to_bytes(data[start:end])
+        start = end
+    return body
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+T = TypeVar("T")
+
+MAX_ENTRIES = 10_000
+# The first fault is the one that is shown, so nobody has to look for others.
+Entries = Annotated[list[T], Field(max_length=MAX_ENTRIES, fail_fast=True)]
 
 
 class RequestModel(BaseModel):
@@ -64,16 +70,16 @@ class FramesPart(RequestModel):
     """A video as a list of frames (Qwen's own form), taken at `fps` frames a second."""
 
     type: Literal["video"]
-    video: Annotated[list[str], Field(min_length=1)]
+    video: Annotated[list[str], Field(min_length=1, max_length=MAX_ENTRIES, fail_fast=True)]
     fps: Annotated[float, Field(gt=0)] | None = None
 
 
 ContentPart = Annotated[TextPart | ImagePart | VideoUrlPart | FramesPart, Field(discriminator="type")]
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[ContentPart], Tag("list")], Discriminator(text_or_list)
+    Annotated[str, Tag("text")] | Annotated[Entries[ContentPart], Tag("list")], Discriminator(text_or_list)
 ]
 TextContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TextPart], Tag("list")], Discriminator(text_or_list)
+    Annotated[str, Tag("text")] | Annotated[Entries[TextPart], Tag("list")], Discriminator(text_or_list)
 ]
 
 
@@ -105,7 +111,7 @@ class AssistantMessage(RequestModel):
     content: TextContent | None = None
     name: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCall] = []
+    tool_calls: Entries[ToolCall] = []
 
 
 class ToolMessage(RequestModel):

@@ -52,6 +52,7 @@ class ServedModel:
     tokenizer: Tokenizer  # takes special-token strings for plain text
     template: ChatTemplate
     token_bytes: list[bytes]
+    longest_token: int  # bytes
     special_ids: frozenset[int]
     eos_ids: frozenset[int]
     media_tokens: MediaTokens | None  # None: text only
@@ -88,6 +89,7 @@ class ServedModel:
         tokenizer.encode_special_tokens = True
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        table = token_bytes(tokenizer.get_vocab(with_added_tokens=True))
         return ServedModel(
             info=info,
             tokenizer=tokenizer,
@@ -97,7 +99,8 @@ class ServedModel:
                 added=[token["content"] for token in added],
                 variables=_named_tokens(tokenizer_config),
             ),
-            token_bytes=token_bytes(tokenizer.get_vocab(with_added_tokens=True)),
+            token_bytes=table,
+            longest_token=max(map(len, table), default=0),
             special_ids=frozenset(special.values()),
             eos_ids=_eos_ids(config, generation),
             media_tokens=_media_tokens(config) if info.vision else None,

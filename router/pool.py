@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Generic, TypeVar
@@ -31,11 +32,12 @@ def choose(servers: Sequence[ServerT], key: bytes, load: Callable[[ServerT], flo
     Args:
         servers: at least one.
         key: what should meet again (a media key; the beginning of a conversation).
-        load: of a server, in any unit.
+        load: of a server, in any unit; one that is no number counts as infinite.
         slack: load in the same unit that never counts as too busy.
     """
-    loads = [load(server) for server in servers]
-    bound = _BOUND * sum(loads) / len(loads) + slack
+    loads = [carried if (carried := load(server)) >= 0 else math.inf for server in servers]
+    finite = [carried for carried in loads if carried < math.inf]
+    bound = _BOUND * sum(finite) / len(finite) + slack if finite else math.inf
     fit = [server for server, carried in zip(servers, loads, strict=True) if carried <= bound]
     return max(fit, key=lambda server: xxhash.xxh3_64_intdigest(server.address.encode() + b"\0" + key))
 
@@ -82,6 +84,10 @@ class Pool(Generic[ServerT]):
 
     def ready(self, avoid: Collection[ServerT] = ()) -> list[ServerT]:
         return [server for server in self.servers.values() if server.ready and server not in avoid]
+
+    def nobody(self, role: str) -> str:
+        """Why there is no server and no name without one."""
+        return f"the {role} servers are not yet reached" if self._addresses else f"no {role} server is configured"
 
     async def run(self) -> None:
         """Resolves and watches until cancelled."""

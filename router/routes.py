@@ -24,6 +24,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (400, "The request is wrong; `error.param` names the field."),
         (401, "The API key is missing or wrong."),
         (404, "There is no such model."),
+        (408, "The body did not arrive in time."),
         (413, "The body is too large."),
         (429, "Too much is in progress; see Retry-After."),
         (503, "No server can do it now; see Retry-After."),

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from router.fields import ACCEPTED, UNSUPPORTED
-from router.messages import Message, RequestModel, text_or_list
+from router.messages import MAX_ENTRIES, Message, RequestModel, text_or_list
 from router.problems import Problem
 
 _MAX_STOPS = 32
@@ -50,7 +50,7 @@ class ChatRequest(RequestModel):
     """What is honoured of OpenAI's chat completions, and of what vLLM adds to them."""
 
     model: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_ENTRIES, fail_fast=True)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1)] = 1
@@ -69,7 +69,7 @@ class ChatRequest(RequestModel):
         ]
         | None
     ) = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024, default_factory=list)]
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024, fail_fast=True, default_factory=list)]
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True

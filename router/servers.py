@@ -59,7 +59,7 @@ class Server:
         self._interval = interval
         self._timeout = timeout
         self._check = check
-        self._draining = False
+        self._looked_for = asyncio.Event()  # the next look should be now
         self.channel: grpc.aio.Channel | None = None
 
     def __str__(self) -> str:
@@ -71,6 +71,12 @@ class Server:
 
     def on_load(self, load: common_pb2.Load) -> None:
         self.load.CopyFrom(load)
+
+    def suspect(self) -> None:
+        """A call could not reach it: it is not ready until it has been looked at, which happens at once."""
+        if not self.trouble:
+            self._report(f"{self} could not be reached")
+            self._looked_for.set()
 
     @contextlib.contextmanager
     def in_use(self, call: grpc.aio.Call) -> Iterator[None]:
@@ -92,6 +98,9 @@ class Server:
             except (EPDError, grpc.aio.AioRpcError) as error:
                 failure = error if isinstance(error, EPDError) else from_rpc_error(error, str(self))
                 self._report(failure.message, refused=isinstance(failure, ModelMismatchError))
+            except Exception:  # what one server says must not end the router
+                log.exception("%s: unexpected error", self)
+                self._report(f"{self} can't be understood")
             finally:
                 self.channel = None
                 self.info = None
@@ -119,7 +128,9 @@ class Server:
 
     async def _pause(self) -> None:
         """Between two looks."""
-        await asyncio.sleep(self._interval)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._looked_for.wait(), self._interval)
+        self._looked_for.clear()
 
     # -- looking -----------------------------------------------------------------------------------------------------
 

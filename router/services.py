@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -11,12 +12,13 @@ from router.auth import Keys
 from router.budget import ByteBudget
 from router.config import RouterConfig
 from router.dispatcher import Dispatcher
-from router.fetch import Fetcher, IPAddress, is_public
+from router.fetch import Fetcher, HostResolver, IPAddress, is_public
 from router.fleet import Fleet
 from router.gate import Gate
 from router.grids import GridMemory
 from router.media import MediaLoader
 from router.metrics import RouterMetrics
+from router.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class Services:
     """See the module."""
 
     config: RouterConfig
+    workers: Workers  # for parsing, hashing, tokenizing
     keys: Keys
     fleet: Fleet
     dispatcher: Dispatcher
@@ -46,17 +49,22 @@ async def make_services(config: RouterConfig) -> AsyncIterator[Services]:
     """Everything behind the HTTP paths, in touch with the servers until the block ends."""
     metrics = RouterMetrics()
     fleet = Fleet(config)
+    workers = Workers("work", os.cpu_count() or 1)
+    lookups = Workers("media-dns", config.media_fetches)
     fetcher = Fetcher(
         timeout=config.media_timeout_seconds,
         connect_timeout=config.media_connect_seconds,
         concurrency=config.media_fetches,
+        resolver=HostResolver(lookups),
         allowed=_any_address if config.allow_private_media else is_public,
     )
+    loader = MediaLoader(config=config, fetcher=fetcher, fleet=fleet, workers=workers)
     services = Services(
         config=config,
+        workers=workers,
         keys=Keys(config.api_key, config.api_key_file),
         fleet=fleet,
-        dispatcher=Dispatcher(fleet=fleet, loader=MediaLoader(config=config, fetcher=fetcher, fleet=fleet)),
+        dispatcher=Dispatcher(fleet=fleet, loader=loader, workers=workers),
         metrics=metrics,
         budget=ByteBudget(config.media_budget_bytes, metrics.media_bytes),
         grids=GridMemory(),
@@ -69,6 +77,8 @@ async def make_services(config: RouterConfig) -> AsyncIterator[Services]:
             watching.cancel()
     finally:
         await fetcher.close()
+        lookups.close()
+        workers.close()
 
 
 def _any_address(address: IPAddress) -> bool:

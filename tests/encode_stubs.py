@@ -86,12 +86,18 @@ class StubProcessor:
         self.planned = 0
         self.decoded: list[float] = []
 
-    def plan(self, kind: common_pb2.MediaKind, parts: Sequence[bytes], options: MediaOptions) -> MediaPlan:
+    def plan(
+        self,
+        kind: common_pb2.MediaKind,
+        parts: Sequence[bytes],
+        options: MediaOptions,
+        is_cancelled: Callable[[], bool] = bool,
+    ) -> MediaPlan:
         self.planned += 1
         t, h, w, value = _read(parts)
         if value == UNREADABLE:
             raise BadMediaError("no header")
-        return MediaPlan(kind=kind, rules=_RULES, grid=Grid(t=t, h=h, w=w))
+        return MediaPlan(kind=kind, rules=_RULES, grid=Grid(t=t, h=h, w=w), source_pixels=256 * h * w)
 
     def patches(
         self, plan: MediaPlan, parts: Sequence[bytes], out: None = None, is_cancelled: Callable[[], bool] = bool

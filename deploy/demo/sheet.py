@@ -16,6 +16,8 @@ _COLUMNS = 4
 _CELL = (330, 330)
 _PICTURE = 200  # pixels of a cell's height
 _FONT_SIZE = 13
+_LONGEST = 110  # characters of an answer; a model that rambles is not worth more
+_FRAME = (200, 200, 200)
 _RIGHT, _WRONG, _TRUTH = (20, 120, 40), (190, 30, 30), (20, 120, 40)
 
 
@@ -45,7 +47,7 @@ def _cell(case: Case, answer: str) -> Image.Image:
     asked = " / ".join([*earlier, question.text])
     colour = _RIGHT if is_right(question, answer) else _WRONG
     y = _PICTURE + 16
-    for text, ink in ((asked, (0, 0, 0)), (answer, colour), (f"truth: {question.answer}", (110, 110, 110))):
+    for text, ink in ((asked, (0, 0, 0)), (_cut(answer), colour), (f"truth: {question.answer}", (110, 110, 110))):
         for line in _wrap(text, font, _CELL[0] - 16):
             canvas.text((8, y), line, fill=ink, font=font)
             y += _FONT_SIZE + 3
@@ -67,6 +69,7 @@ def _picture(case: Case, question: Question, answer: str) -> Image.Image:
         picture.thumbnail((width, _PICTURE))
     row = Image.new("RGB", (_CELL[0] - 16, _PICTURE), "white")
     for index, picture in enumerate(pictures):
+        ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=_FRAME)
         row.paste(picture, (index * (width + 6), 0))
     return row
 
@@ -78,6 +81,10 @@ def _outline(picture: Image.Image, text: str, ink: tuple[int, int, int]) -> None
     sides = (picture.width, picture.height, picture.width, picture.height)
     corners = [value * side / BOX_UNITS for value, side in zip(box, sides, strict=True)]
     ImageDraw.Draw(picture).rectangle(corners, outline=ink, width=2)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:

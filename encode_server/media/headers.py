@@ -1,4 +1,4 @@
-"""Kind, size and orientation of an image, from its header: microseconds, whatever the image holds.
+"""Kind, size and orientation of an image, from its header: next to no time, whatever the image holds.
 
 The content decides, never a name or a declared type. Formats: JPEG (ITU T.81), PNG (W3C PNG 3), GIF89a, WebP
 (RFC 9649), orientation from EXIF (CIPA DC-008). Standard library only.
@@ -6,6 +6,7 @@ The content decides, never a name or a declared type. Formats: JPEG (ITU T.81), 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ _ORIENTATION_TAG = 0x0112
 # JPEG markers that start a frame, and so hold its size; C4, C8 and CC in their midst are something else.
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+# A marker that has a length: neither stuffing (00) and filling (FF) nor one of those that stand alone (01, D0 to D8).
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_WINDOW = 1 << 20  # bytes that are searched at a time; other threads stand still meanwhile
+# Of a JPEG. Each goes over all pixels and may be a few bytes long; encoders write about ten.
+_MOST_SCANS = 100
 # Segments or chunks that are looked at: 256 MiB of empty ones would take half a minute.
 _MOST_SEGMENTS = 100_000
 
@@ -71,8 +76,16 @@ def _u16le(data: bytes, offset: int) -> int:
 def _jpeg(data: bytes) -> ImageHeader:
     size: tuple[int, int] | None = None
     orientation = 1
+    scans = 0
+    may_have_many = data.count(b"\xff\xda") > _MOST_SCANS  # else nothing behind the first one needs a look
     for marker, start, end in _jpeg_segments(data):
-        if marker in _START_OF_FRAME and size is None:
+        if marker == _START_OF_SCAN:
+            scans += 1
+            if scans > _MOST_SCANS:
+                raise BadMediaError(f"the JPEG image has more than {_MOST_SCANS} scans")
+            if not may_have_many:
+                break
+        elif marker in _START_OF_FRAME and size is None:
             height, width = struct.unpack_from(">HH", data, start + 1)
             size = (width, height)
         elif marker == _APP1 and data.startswith(b"Exif\0\0", start):
@@ -83,23 +96,24 @@ def _jpeg(data: bytes) -> ImageHeader:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of each segment's content, up to the first scan."""
+    """(marker, start, end) of each segment's content; what stands between them, such as coded pixels, is skipped."""
     offset = 2
     for _ in range(_MOST_SEGMENTS):
-        offset = data.find(b"\xff", offset)
-        if offset < 0:
+        offset = _next_marker(data, offset)
+        if offset < 0 or data[offset + 1] == _END_OF_IMAGE:
             return
-        marker = data[offset + 1]
-        if marker == 0xFF:  # filling
-            offset += 1
-        elif marker == 0 or marker in _WITHOUT_LENGTH:
-            offset += 2
-        elif marker in (_START_OF_SCAN, _END_OF_IMAGE):
-            return
-        else:
-            end = offset + 2 + struct.unpack_from(">H", data, offset + 2)[0]
-            yield marker, offset + 4, end
-            offset = max(end, offset + 4)
+        end = offset + 2 + struct.unpack_from(">H", data, offset + 2)[0]
+        yield data[offset + 1], offset + 4, end
+        offset = max(end, offset + 4)
+    raise BadMediaError(f"the JPEG image has more than {_MOST_SEGMENTS} segments")
+
+
+def _next_marker(data: bytes, offset: int) -> int:
+    """Where it begins; -1 if there is none."""
+    for begin in range(offset, len(data), _WINDOW):
+        if found := _MARKER.search(data, begin, begin + _WINDOW + 1):
+            return found.start()
+    return -1
 
 
 def _png(data: bytes) -> ImageHeader:

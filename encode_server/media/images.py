@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import Image
 
 from common.errors import BadMediaError
 from encode_server.media.headers import ImageHeader, read_header
@@ -32,16 +33,20 @@ _BROKEN = (
     Image.DecompressionBombError,
     Warning,
 )
-# EXIF orientation -> the operation that stands the picture upright
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# EXIF orientation -> a view of the picture that stands upright
+_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
+# Converted at a time. Pillow makes a copy at every step, and takes four bytes a pixel for RGB too: of a large picture
+# whole, that would be several times what it takes to hold it.
+_BAND_PIXELS = 1 << 20
 
 
 def probe_image(data: bytes, limits: MediaLimits) -> ImageHeader:
@@ -75,15 +80,17 @@ def decode_image(data: bytes, limits: MediaLimits) -> Pixels:
             if image.size != (header.width, header.height):
                 raise BadMediaError(f"the {header.kind} image contradicts itself about its size")
             image.load()
-            rgb = _to_rgb(image)
-            if header.orientation in _UPRIGHT:
-                rgb = rgb.transpose(_UPRIGHT[header.orientation])
-            return np.array(rgb)  # a copy: torch takes no array that is read-only
+            pixels = np.empty((header.height, header.width, 3), np.uint8)
+            rows = max(1, _BAND_PIXELS // header.width)
+            for top in range(0, header.height, rows):
+                band = image.crop((0, top, header.width, min(top + rows, header.height)))
+                pixels[top : top + rows] = np.asarray(_to_rgb(band))
+        return np.ascontiguousarray(_UPRIGHT[header.orientation](pixels))
     except _BROKEN as error:
         raise BadMediaError(f"the {header.kind} image is broken or cut off") from error
 
 
-def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "I;16", "I;16B"):
         return _grey16_to_rgb(image)
     if "A" in image.getbands() or image.info.get("transparency") is not None:
@@ -91,7 +98,7 @@ def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey16_to_rgb(image: ImageFile.ImageFile) -> Image.Image:
+def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     samples = np.asarray(image)  # Pillow would clip at 255 where it should scale
     grey = Image.fromarray((samples >> 8).astype(np.uint8))
     transparent = image.info.get("transparency")

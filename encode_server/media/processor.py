@@ -26,6 +26,7 @@ class MediaPlan:
         rules: of the checkpoint, with the request's overrides.
         grid: in patches.
         rows: visual tokens.
+        source_pixels: of an image or a frame as stored: what decoding has to hold at a time.
         timestamps: seconds of each temporal patch; empty for an image.
         indices: the frames of a video file that are looked at.
     """
@@ -33,6 +34,7 @@ class MediaPlan:
     kind: pb.MediaKind
     rules: ImageRules | VideoRules
     grid: Grid
+    source_pixels: int
     timestamps: tuple[float, ...] = ()
     indices: tuple[int, ...] = ()
 
@@ -58,7 +60,13 @@ class MediaProcessor:
     rules: MediaRules
     limits: MediaLimits
 
-    def plan(self, kind: pb.MediaKind, parts: Sequence[bytes], options: MediaOptions) -> MediaPlan:
+    def plan(
+        self,
+        kind: pb.MediaKind,
+        parts: Sequence[bytes],
+        options: MediaOptions,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> MediaPlan:
         """From headers alone, and for a video file one decoded frame.
 
         Args:
@@ -70,13 +78,14 @@ class MediaProcessor:
         Raises:
             BadMediaError: the media can't be used.
             InvalidRequestError: the options can't.
+            CancelledError: `is_cancelled` said so.
         """
         rules = self._rules(kind, options)
         try:
             if isinstance(rules, ImageRules):
                 return self._plan_image(parts[0], rules)
             if kind == pb.VIDEO:
-                return self._plan_video(parts[0], rules)
+                return self._plan_video(parts[0], rules, is_cancelled)
             return self._plan_frames(parts, rules, fps=options.fps or rules.fps or DEFAULT_VIDEO_FPS)
         except ValueError as error:  # no size fits
             raise BadMediaError(str(error)) from error
@@ -127,16 +136,17 @@ class MediaProcessor:
             raise InvalidRequestError(str(error)) from error
 
     def _plan_image(self, data: bytes, rules: ImageRules) -> MediaPlan:
-        grid = rules.grid(*probe_image(data, self.limits).upright)
-        return MediaPlan(kind=pb.IMAGE, rules=rules, grid=grid)
+        height, width = probe_image(data, self.limits).upright
+        return MediaPlan(kind=pb.IMAGE, rules=rules, grid=rules.grid(height, width), source_pixels=height * width)
 
-    def _plan_video(self, data: bytes, rules: VideoRules) -> MediaPlan:
-        header = probe_video(data, self.limits)
+    def _plan_video(self, data: bytes, rules: VideoRules, is_cancelled: Callable[[], bool]) -> MediaPlan:
+        header = probe_video(data, self.limits, is_cancelled)
         indices = rules.sample(header.frames, header.fps)
         return MediaPlan(
             kind=pb.VIDEO,
             rules=rules,
             grid=rules.grid(len(indices), header.height, header.width),
+            source_pixels=header.height * header.width,
             timestamps=tuple(rules.timestamps(indices, header.fps)),
             indices=tuple(indices),
         )
@@ -149,9 +159,11 @@ class MediaProcessor:
         sizes = {probe_image(part, self.limits).upright for part in parts}
         if len(sizes) != 1:
             raise BadMediaError(f"the frames of a video must have one size, these have {len(sizes)}")
+        height, width = sizes.pop()
         return MediaPlan(
             kind=pb.FRAMES,
             rules=rules,
-            grid=rules.grid(len(parts), *sizes.pop()),
+            grid=rules.grid(len(parts), height, width),
+            source_pixels=height * width,
             timestamps=tuple(rules.timestamps(range(len(parts)), fps)),
         )

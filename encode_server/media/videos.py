@@ -48,19 +48,20 @@ class VideoHeader:
     width: int
 
 
-def probe_video(data: bytes, limits: MediaLimits) -> VideoHeader:
+def probe_video(data: bytes, limits: MediaLimits, is_cancelled: Callable[[], bool] = lambda: False) -> VideoHeader:
     """Counts the frames and decodes the first one, which tells its true size and rotation.
 
     Raises:
         BadMediaError: not a video that can be read, cut off, broken, or too large.
+        CancelledError: `is_cancelled` said so; it is asked before each packet.
     """
+    with _open(data, limits) as (container, stream):
+        frames, fps = _count(container, stream, limits, is_cancelled)
     with _open(data, limits) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
             raise BadMediaError("the video has no frames")
         height, width = _upright(first).shape[:2]
-        container.seek(0)
-        frames, fps = _count(container, stream, limits)
         return VideoHeader(frames=frames, fps=fps, height=height, width=width)
 
 
@@ -153,14 +154,23 @@ def _container(data: bytes) -> str:
     raise BadMediaError(f"not a video that can be read: {SUPPORTED} are")
 
 
-def _count(container: av.container.InputContainer, stream: av.VideoStream, limits: MediaLimits) -> tuple[int, float]:
+def _count(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    limits: MediaLimits,
+    is_cancelled: Callable[[], bool],
+) -> tuple[int, float]:
     """Frames of the stream, and their rate."""
     shown = hidden = 0
     begin: int | None = None
     end: int | None = None
     time_base = stream.time_base or Fraction(1, 1)
-    for packet in container.demux(stream):
-        if packet.size == 0:  # the end
+    for position, packet in enumerate(container.demux()):  # all streams: to skip one takes as long as to look at it
+        if is_cancelled():
+            raise CancelledError("the video is no longer wanted")
+        if position >= limits.max_packets:
+            raise BadMediaError(f"the video is cut into more than the limit of {limits.max_packets} packets")
+        if packet.stream is not stream or packet.size == 0:  # empty: the end
             continue
         if packet.is_corrupt:
             raise BadMediaError("the video is broken or cut off")

@@ -35,6 +35,7 @@ SHAPES = ("circle", "square", "triangle", "star", "diamond", "hexagon", "cross")
 WAYS: dict[Way, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 DIGIT_SHAPES = ("circle", "square", "hexagon")  # roomy enough to write on
 MAX_THINGS = 4
+SMALLEST = 0.10  # radius, as a fraction of the shorter side
 BOX_UNITS = 1000  # each side of a picture, in the units of a box
 BOX_STEP = 10
 
@@ -161,17 +162,21 @@ def is_held_out(identity: str) -> bool:
     return int(identity[:8], 16) % _HELD_OUT == 0
 
 
-def random_scene(rng: Random, size: tuple[int, int], *, things: int, held_out: bool) -> Scene:
+def random_scene(
+    rng: Random, size: tuple[int, int], *, things: int, held_out: bool, smallest: float = SMALLEST, plain: bool = False
+) -> Scene:
     """A scene of so many things from one of the two worlds; the same `rng` gives the same scene.
 
     Args:
         size: (width, height) in pixels.
         things: 1 to `MAX_THINGS`.
         held_out: from the evaluation's world, else from the one for training.
+        smallest: radius, as a fraction of the shorter side.
+        plain: one background colour and no noise.
     """
     assert 1 <= things <= MAX_THINGS, f"{things} things in a scene"
     while True:
-        scene = _attempt(rng, size, things)
+        scene = _attempt(rng, size, things, smallest, plain)
         if scene is not None and is_held_out(scene.identity) == held_out:
             return scene
 
@@ -188,10 +193,12 @@ def random_clip(rng: Random, size: tuple[int, int], *, things: int, frames: int,
             return clip
 
 
-def _attempt(rng: Random, size: tuple[int, int], count: int) -> Scene | None:
+def _attempt(rng: Random, size: tuple[int, int], count: int, smallest: float, plain: bool) -> Scene | None:
     width, height = size
     side = min(size)
     background = _background(rng, side)
+    if plain:
+        background = replace(background, pattern="plain")
     grounds = [background.first] if background.pattern == "plain" else [background.first, background.second]
     spacing = 0.85 if rng.random() < 0.2 else 1.05  # some things overlap a little
     shapes = rng.sample(SHAPES, 2) if count > 1 and rng.random() < 0.35 else SHAPES  # so that shapes come twice
@@ -203,7 +210,7 @@ def _attempt(rng: Random, size: tuple[int, int], count: int) -> Scene | None:
         shape, colour = rng.choice(shapes), rng.choice(tuple(COLOURS))
         red, green, blue = (min(255, max(0, value + rng.randint(-_JITTER, _JITTER))) for value in COLOURS[colour])
         tint = (red, green, blue)
-        radius = round(side * rng.uniform(0.10, largest))
+        radius = round(side * rng.uniform(smallest, largest))
         digit = rng.randint(0, 9) if shape in DIGIT_SHAPES and radius > 0.17 * side and rng.random() < 0.3 else None
         thing = Thing(
             shape=shape,
@@ -228,7 +235,7 @@ def _attempt(rng: Random, size: tuple[int, int], count: int) -> Scene | None:
         height=height,
         things=tuple(things),
         background=background,
-        noise=noise,
+        noise=0 if plain else noise,
         noise_seed=rng.getrandbits(32),
     )
 

@@ -9,7 +9,7 @@ from typing import Literal
 from deploy.demo.scenes.asking import PAIR_KINDS, ask_about, ask_about_clip, ask_about_pair
 from deploy.demo.scenes.frozen import CLIP_FRAMES, CLIP_SIZE
 from deploy.demo.scenes.question import Case, Kind, Question
-from deploy.demo.scenes.scene import Scene, random_clip, random_scene
+from deploy.demo.scenes.scene import SMALLEST, Scene, random_clip, random_scene
 from deploy.demo.scenes.talk import TALK_KINDS, talk
 
 Sort = Literal["picture", "pair", "clip", "talk"]
@@ -49,6 +49,8 @@ class Stage:
         sizes: (width, height) of pictures.
         pair_size: of each of two pictures.
         things: at most in a picture.
+        smallest: radius of them, as a fraction of the shorter side.
+        plain: backgrounds of one colour, without noise.
         samples: in a batch.
         sorts: how often batches are of each sort.
     """
@@ -57,6 +59,8 @@ class Stage:
     sizes: tuple[Size, ...]
     pair_size: Size
     things: int
+    smallest: float
+    plain: bool
     samples: int
     sorts: dict[Sort, float]
 
@@ -67,7 +71,9 @@ STAGES = (
         sizes=((128, 128),),
         pair_size=(128, 128),
         things=2,
-        samples=24,
+        smallest=0.18,
+        plain=True,
+        samples=8,
         sorts={"picture": 0.92, "clip": 0.03, "pair": 0.03, "talk": 0.02},
     ),
     Stage(
@@ -75,15 +81,29 @@ STAGES = (
         sizes=((160, 160), (192, 128), (128, 192), (192, 192)),
         pair_size=(128, 128),
         things=3,
-        samples=20,
+        smallest=0.12,
+        plain=False,
+        samples=10,
         sorts={"picture": 0.78, "clip": 0.07, "pair": 0.10, "talk": 0.05},
     ),
     Stage(
         until=1.0,
-        sizes=((256, 256), (256, 192), (192, 256), (320, 192), (224, 224), (192, 192), (250, 200), (200, 300)),
+        sizes=(
+            (256, 256),
+            (256, 192),
+            (192, 256),
+            (320, 192),
+            (320, 240),
+            (224, 224),
+            (192, 192),
+            (250, 200),
+            (200, 300),
+        ),
         pair_size=(192, 192),
         things=4,
-        samples=16,
+        smallest=SMALLEST,
+        plain=False,
+        samples=12,
         sorts={"picture": 0.78, "clip": 0.07, "pair": 0.11, "talk": 0.04},
     ),
 )
@@ -126,13 +146,13 @@ def _case(rng: Random, stage: Stage, sort: Sort, size: Size) -> Case:
         case "pair":
             return _pair(rng, stage)
         case "picture":
-            scene = _scene(rng, size, stage.things)
+            scene = _scene(rng, stage, size, stage.things)
             return Case(media=(scene,), questions=tuple(_questions(scene, rng)))
 
 
 def _pair(rng: Random, stage: Stage) -> Case:
     while True:
-        one, other = (_scene(rng, stage.pair_size, min(3, stage.things)) for _ in range(2))
+        one, other = (_scene(rng, stage, stage.pair_size, min(3, stage.things)) for _ in range(2))
         kinds = [rng.choice(PAIR_KINDS) for _ in range(QUESTIONS)]
         asked = {question.text: question for kind in kinds if (question := ask_about_pair((one, other), kind, rng))}
         if asked:
@@ -149,5 +169,6 @@ def _questions(scene: Scene, rng: Random) -> list[Question]:
     return list(asked.values())
 
 
-def _scene(rng: Random, size: Size, most: int) -> Scene:
-    return random_scene(rng, size, things=rng.randint(1, most), held_out=False)
+def _scene(rng: Random, stage: Stage, size: Size, most: int) -> Scene:
+    things = rng.randint(1, most)
+    return random_scene(rng, size, things=things, held_out=False, smallest=stage.smallest, plain=stage.plain)

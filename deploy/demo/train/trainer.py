@@ -47,14 +47,14 @@ class TrainConfig:
 
     model_files: Path
     out: Path
-    steps: int = 3000
+    steps: int = 5000
     seed: int = 0
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warmup: float = 0.02
     final_rate: float = 0.02
     weight_decay: float = 0.05
     clip: float = 1.0
-    report_every: int = 25
+    report_every: int = 50
     save_every: int = 100
     samples: int | None = None
     device: str = "cpu"
@@ -137,7 +137,7 @@ class Trainer:
             device=self._device,
         )
         outcome.loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip)
+        nn.utils.clip_grad_norm_(self._learner.parameters(), self._config.clip)
         self._optimizer.step(learning_rate(self._config, step / self._config.steps))
         self._scores.add(outcome.scores)
         self._losses.append(outcome.answer_loss)

@@ -174,6 +174,39 @@ async def test_wrong_places() -> None:
         assert too_long.json()["error"]["code"] == "context_length_exceeded"
 
 
+async def test_text_that_can_not_fit_is_not_even_tokenized() -> None:
+    async with system(says("ok")) as (router, _, _):
+        model = router.services.fleet.model
+        assert model is not None
+        size = 4096 * model.longest_token
+        for count, reason in ((size + 1, f"{size + 1} bytes of text"), (size, "tokens")):
+            response = await router.chat([text("a" * 100), text("a" * (count - 100))])
+            error = response.json()["error"]
+            assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
+            assert reason in error["message"]
+            assert ("bytes" in error["message"]) == (count > size)
+
+
+async def _post_part(router: Router) -> bytes:
+    """What is answered to a body that is not all there."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100\r\n\r\n"
+    writer.write(head.encode() + b'{"messages')
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+async def test_bodies_that_are_slow() -> None:
+    for limit, status in (("body_timeout_seconds", b"408"), ("request_timeout_seconds", b"504")):
+        async with system(says("ok"), config=replace(CONFIG, **{limit: 0.2})) as (router, _, _):
+            answer = await _post_part(router)
+            assert answer.startswith(b"HTTP/1.1 " + status), answer
+            assert router.metric("epd_requests_running") == 0
+            assert router.services.budget.used == 0
+
+
 async def test_keys(tmp_path: Any) -> None:
     file = tmp_path / "keys"
     file.write_text("# keys\n\nfrom-file\n")

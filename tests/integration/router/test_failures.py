@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 
 from common.errors import InternalError, OverloadedError, UnavailableError
 from common.pb import common_pb2, embedding_pb2
+from router.app import create_app
 from tests.integration.router.peers import FINGERPRINT, INFO, EncodePeer, LanguagePeer, running
 from tests.integration.router.system import CONFIG, Router, body_of, events_of, routing, says, system
 from tests.integration.router.test_media import image
@@ -130,6 +132,23 @@ async def test_the_only_language_server_comes_back() -> None:
         assert stream.text == WORDS
 
 
+async def test_an_interrupted_request_is_not_forced_on_a_full_server() -> None:
+    """It asks again ever more seldom, and no longer than it is told to."""
+    config = replace(CONFIG, failover_seconds=1.0)
+    async with system(says(WORDS), languages=2, config=config) as (router, languages, _):
+        for peer in languages:
+            peer.pace = asyncio.Semaphore(3)
+        async with Stream(router) as stream:
+            await stream.read(until="on")
+            (first,) = [peer for peer in languages if peer.served]
+            (second,) = [peer for peer in languages if not peer.served]
+            second.refusal = OverloadedError("the queue is full")
+            await first.kill()
+            await stream.read()
+        assert stream.events[-1]["error"]["code"] == "unavailable"
+        assert 3 <= len(second.served) <= 8
+
+
 async def test_no_language_server_comes_back() -> None:
     config = replace(CONFIG, failover_seconds=0.2)
     async with system(says(WORDS), config=config) as (router, (language,), _):
@@ -178,6 +197,42 @@ async def test_an_encode_server_dies_with_a_grant() -> None:
         assert [lost.grant_id for lost in language.lost] == [served.grants[0].id], "the old grant is given back"
         assert len(served.grants) == 2
         assert router.metric("epd_retries_total", what="encode") == 1
+
+
+async def test_the_only_encode_server_is_restarted() -> None:
+    """Its death is noticed by who talks to it, long before the next look at its health."""
+    config = replace(CONFIG, health_interval_seconds=1.0, failover_seconds=6.0)
+    async with system(says("ok"), config=config) as (router, _, (encode,)):
+        restarting: list[asyncio.Task[None]] = []
+
+        async def restart() -> None:
+            await encode.kill()
+            await asyncio.sleep(1.5)  # longer than all attempts at a server that is thought to be there
+            await encode.start()
+
+        async def die() -> None:
+            encode.on_grant = None
+            restarting.append(asyncio.create_task(restart()))
+            await asyncio.Event().wait()
+
+        encode.on_grant = die
+        response = await router.chat([image(b"cat")])
+        assert response.status_code == 200, response.text
+        assert len(restarting) == 1
+        await restarting[0]
+
+
+async def test_an_item_whose_size_is_known_waits_for_an_encode_server() -> None:
+    async with system(says("ok")) as (router, (language,), (encode,)):
+        assert (await router.chat([image(b"cat")])).status_code == 200
+        language.held.clear()
+        await encode.kill()
+        await router.until(lambda: not router.services.fleet.encode.ready())
+        asking = asyncio.create_task(router.chat([image(b"cat")]))
+        await language.request(2)
+        await encode.start()
+        response = await asyncio.wait_for(asking, 10)
+        assert response.status_code == 200, response.text
 
 
 async def test_an_encode_server_that_cannot_reach_the_language_server() -> None:
@@ -310,6 +365,59 @@ async def test_a_request_that_takes_too_long() -> None:
         assert response.status_code == 504
         await asyncio.wait_for(language.served[0].aborted.wait(), 5)
         assert 0 < language.served[0].generate.deadline_seconds <= 0.3
+
+
+async def test_a_client_that_does_not_read() -> None:
+    config = replace(CONFIG, request_timeout_seconds=0.3)
+    async with system(says(WORDS), config=config) as (router, (language,), _):
+        language.pace = asyncio.Semaphore(2)
+        body = json.dumps(body_of("hi", stream=True)).encode()
+        incoming = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            return incoming.pop() if incoming else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"", "query_string": b"",
+            "root_path": "", "scheme": "http", "http_version": "1.1", "headers": [], "server": ("x", 80),
+        }  # fmt: skip
+        serving = asyncio.create_task(create_app(router.services)(scope, receive, send))
+        served = await asyncio.wait_for(language.request(), 5)
+        await asyncio.wait_for(served.aborted.wait(), 5)
+        await router.until(lambda: router.services.gate.running == 0)
+        await asyncio.wait_for(serving, 10)
+        assert router.metric("epd_requests_failed_total", status="504") == 1
+
+
+async def test_a_drain_that_takes_too_long() -> None:
+    """Streams that are cut say so, and why."""
+    async with system(says(WORDS)) as (router, (language,), _):
+        language.pace = asyncio.Semaphore(3)
+        async with Stream(router) as stream:
+            await stream.read(until="on")
+            await asyncio.wait_for(router.services.gate.drain(0.1), 5)
+            await stream.read()
+        error = stream.events[-1]["error"]
+        assert (error["code"], error["message"]) == ("unavailable", "this router is shutting down")
+        await asyncio.wait_for(language.served[0].aborted.wait(), 5)
+
+
+async def test_a_language_server_with_odd_files() -> None:
+    """Of a kind that nobody thought of: it is not used, and the router goes on."""
+    odd, good = LanguagePeer(says("odd")), LanguagePeer(says("ok"))
+    odd.model_files["generation_config.json"] = b'{"temperature": [1]}'  # a TypeError
+    async with running(odd, good):
+        config = replace(CONFIG, language=(odd.address,), encode=())
+        async with routing(config, until=None) as router:
+            pool = router.services.fleet.language
+            await router.until(lambda: any("can't be used" in server.trouble for server in pool.servers.values()))
+            assert (await router.client.get("/health")).status_code == 200
+        async with routing(replace(config, language=(odd.address, good.address)), until="text") as router:
+            assert (await router.chat("hi")).json()["choices"][0]["message"]["content"] == "ok"
 
 
 async def test_a_full_router() -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from common.config import Address, CommonOptions, ConfigError, Size, describe, option, parse, table_as_environ
+from common.config import Address, CommonOptions, ConfigError, Size, describe, option, parse, read_table, write_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,8 +211,18 @@ def test_configuration_is_frozen() -> None:
         kettle(["--model", "m"]).count = 5  # type: ignore[misc]
 
 
-def test_a_table_is_handed_on_as_environment(toml: Path) -> None:
+def test_a_table_is_handed_on(toml: Path, tmp_path: Path) -> None:
     toml.write_text('host = "h"\n[encode]\nmodel = "m"\nservers = ["a:1", "b:2"]\nwarm = false\nroom_bytes = "2MiB"')
-    environ = table_as_environ(toml, "encode")
-    assert kettle(environ=environ) == KettleConfig(model="m", servers=("a:1", "b:2"), warm=False, room_bytes=2 << 20)
-    assert table_as_environ(toml, "language") == {}
+    written = tmp_path / "encode.toml"
+    write_table(written, "encode", read_table(toml, "encode"))
+    handed_on = kettle(file=written)
+    assert handed_on == KettleConfig(config=written, model="m", servers=("a:1", "b:2"), warm=False, room_bytes=2 << 20)
+    assert read_table(toml, "language") == {}
+
+
+def test_any_text_survives_being_handed_on_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    file = tmp_path / "private.toml"
+    texts = ["a,b c", "#no comment", "\"'\\", "tab\tline\nend\x7f\0", "ключ", "[a]"]
+    write_table(file, "router", {"api-key": texts})
+    assert read_table(file, "router") == {"api-key": texts}
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -66,3 +66,9 @@ def test_a_flood_of_warnings_is_one_line_an_interval() -> None:
     limited.warning("junk", "junk from %s", 9)
     limited.warning("other", "another kind")
     assert lines == ["junk from 0", "another kind", "junk from 9 (and 4 more like it)", "another kind"]
+
+
+def test_a_message_is_not_said_twice() -> None:
+    logger, lines = logger_into(TextFormatter("router"))
+    logger.info("Started", extra={"color_message": "\x1b[36mStarted"})
+    assert lines[0].count("Started") == 1

@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from common.config import parse
-from deploy.local import role_argv, role_environ
-from deploy.programs import PROGRAMS
-from deploy.serve_config import ServeConfig
+from common.options import options_of
+from deploy.local import PASSED_ON, config_argv, role_argv, router_environ
+from deploy.programs import FAKES, PROGRAMS
+from deploy.serve_config import NOT_OF_FAKES, ServeConfig
+from router.config import RouterConfig
 
 
 def config(line: str) -> ServeConfig:
@@ -40,12 +42,35 @@ def test_a_roles_table_comes_under_its_environment(tmp_path: Path) -> None:
     file = tmp_path / "epd.toml"
     file.write_text("port = 1\n[router]\nmax-images = 2\nmax-videos = 3\n[encode]\ndelay = 1")
     given = {"EPD_ROUTER_MAX_VIDEOS": "4", "HOME": "/"}
-    environ = role_environ(config(f"--fake --config {file}"), "router", given)
-    assert environ == {"EPD_ROUTER_MAX_IMAGES": "2", "EPD_ROUTER_MAX_VIDEOS": "4", "HOME": "/"}
+    argv = config_argv(config(f"--fake --config {file}"), "router", tmp_path)
+    router = parse(RouterConfig, "router", argv, given)
+    assert (router.max_images, router.max_videos, router.port) == (2, 4, 8000)
+    assert config_argv(config(f"--fake --config {file}"), "language", tmp_path) == []
 
 
-def test_keys_are_not_on_a_command_line_that_everybody_can_read() -> None:
-    with_keys = config("--model m --api-key one two")
-    assert not {"one", "two"} & set(role_argv(with_keys, "router"))
-    assert role_environ(with_keys, "router", {})["EPD_ROUTER_API_KEY"] == "one,two"
-    assert role_environ(with_keys, "encode", {}) == {}
+def test_keys_reach_the_router_as_they_are_and_nobody_else(tmp_path: Path) -> None:
+    file = tmp_path / "epd.toml"
+    file.write_text('[router]\napi_key = "older"\nmax-images = 2')
+    keys = ("se,cret", "#two", "th ree")
+    given = ServeConfig(model="m", api_key=keys, config=file)
+    environ = router_environ(given, {"EPD_ROUTER_API_KEY": "oldest", "HOME": "/"})
+    assert environ == {"HOME": "/"}
+    argv = [*role_argv(given, "router"), *config_argv(given, "router", tmp_path)]
+    assert not any(key in word for key in keys for word in argv)
+    router = parse(RouterConfig, "router", argv, environ)
+    assert (router.api_key, router.max_images) == (keys, 2)
+    assert (tmp_path / "router.toml").stat().st_mode & 0o777 == 0o600
+    assert config_argv(given, "encode", tmp_path) == []
+
+
+def test_without_keys_of_its_own_serve_leaves_the_routers_alone() -> None:
+    given = {"EPD_ROUTER_API_KEY": "key"}
+    assert router_environ(config("--fake"), given) == given
+
+
+@pytest.mark.parametrize("role", ["encode", "language"])
+def test_fakes_understand_what_is_not_refused(role: str) -> None:
+    """`epd serve --fake` refuses exactly those options that a fake does not have."""
+    fake = {option.field for option in options_of(FAKES[role].config_class())}
+    for name in PASSED_ON[role]:
+        assert (name in fake) != (name in NOT_OF_FAKES), name

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "check", "test", "proto", "lock", "clean", "help"])
+@pytest.mark.parametrize("target", ["setup", "demo", "check", "test", "test-pythons", "proto", "lock", "clean", "help"])
 def test_targets_exist(target: str) -> None:
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 

@@ -46,6 +46,25 @@ def test_fakes_need_no_model() -> None:
 
 
 @pytest.mark.parametrize(
+    "option",
+    [
+        "--revision x",
+        "--device cpu",
+        "--encode-devices cpu",
+        "--language-devices cpu",
+        "--max-num-seqs 4",
+        "--max-step-tokens 64",
+        "--kv-cache-bytes 1GiB",
+        "--gpu-memory-fraction 0.5",
+    ],
+)
+def test_what_fakes_do_not_have_is_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{option.split()[0]} makes no sense with --fake"):
+        serve(f"--fake {option}")
+    assert not serve(f"--model m {option}").fake
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("--fake", "--fake makes no sense with --colocated"),

@@ -53,6 +53,13 @@ class Rig:
         await self.reached(claim, Stage.FINISHED)
         return claim
 
+    async def finished_for_grant(self, claim: Claim) -> Claim:
+        """Has it made, if need be in the room of others, and shipped."""
+        self.engine.begin_grant(claim)
+        await self.finished(claim)
+        self.engine.end_grant(claim, shipped=True)
+        return claim
+
     async def reached(self, claim: Claim, stage: Stage) -> None:
         async with asyncio.timeout(WAIT):
             while claim.item.stage is not stage:
@@ -298,6 +305,28 @@ async def test_a_cached_item_without_its_media_can_not_be_made_again() -> None:
             rig.engine.begin_grant(cached)
 
 
+async def test_whoever_opens_a_lost_item_again_uploads_it_for_all_that_still_hold_it() -> None:
+    async with running(cache_rows=4) as rig:
+        rig.engine.leave(await rig.finished(await rig.submit(media(1.0))))
+        first, second = await rig.submit(media(1.0), "A"), await rig.submit(media(1.0), "B")
+        other = await rig.finished_for_grant(await rig.submit(media(2.0), "C"))
+        rig.engine.leave(other)
+        with pytest.raises(UnavailableError, match="send the media again"):
+            rig.engine.begin_grant(first)
+        rig.engine.leave(first)
+
+        again = rig.engine.join(opening(media(1.0), request_id="A"))
+        assert not again.found_finished
+        assert await rig.engine.has_to_upload(again)
+        with pytest.raises(UnavailableError, match="send the media again"):
+            rig.engine.begin_grant(second)  # what is under way may never arrive
+        await rig.engine.deliver(again, [media(1.0)])
+        rig.engine.begin_grant(second)
+        for claim in (again, second):
+            await rig.finished(claim)
+            assert bytes(claim.item.data) == embedding(1.0, 4)
+
+
 async def test_the_pool_is_one_buffer_that_is_used_again() -> None:
     async with running(cache_rows=4) as rig:
         seen = set()
@@ -347,6 +376,16 @@ async def test_load_counts_seconds_of_work_with_the_running_batch() -> None:
             await rig.finished(claim)
         await eventually(lambda: rig.engine.seconds_without_progress() == 0)
         assert rig.engine.load().queue_seconds == 0
+
+
+async def test_an_item_that_prepares_for_ever_is_no_progress() -> None:
+    async with running() as rig:
+        rig.processor.gate.clear()
+        claim = await rig.submit(media(1.0))
+        await eventually(lambda: rig.engine.seconds_without_progress() > 0)
+        rig.processor.gate.set()
+        await rig.finished(claim)
+        await eventually(lambda: rig.engine.seconds_without_progress() == 0)
 
 
 async def test_draining_hands_back_what_is_not_begun_and_waits_for_the_rest() -> None:

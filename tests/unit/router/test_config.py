@@ -15,6 +15,11 @@ def test_options() -> None:
         ["--media-timeout-seconds", "0"],
         ["--max-requests", "0"],
         ["--encode", "nowhere"],
+        ["--request-timeout-seconds", "nan"],
+        ["--request-timeout-seconds", "inf"],
+        ["--failover-seconds", "-1"],
+        ["--drain-seconds", "inf"],
+        ["--max-images", "-1"],
     ):
         with pytest.raises(ConfigError):
             parse(RouterConfig, "router", argv, {})

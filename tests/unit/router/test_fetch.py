@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
 
 import pytest
 from prometheus_client import Gauge
 
 from common.errors import BadMediaError, OverloadedError
 from router.budget import ByteBudget, Hold
-from router.fetch import Fetcher, IPAddress, is_public
+from router.fetch import Fetcher, HostResolver, IPAddress, is_public
+from router.workers import Workers
 from tests.integration.router.web import BODY, Web, web_server
+
+T = TypeVar("T")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +34,7 @@ def test_public(address: str) -> None:
         "::", "::1", "fe80::1", "fc00::1", "fd12:3456::1", "ff02::1", "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
         "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+        "fec0::1", "feff::1", "192.88.99.1", "3fff::1", "3fff:fff::1",
     ],
 )  # fmt: skip
 def test_not_public(address: str) -> None:
@@ -124,15 +130,61 @@ async def test_limits(web: Web) -> None:
         "http:",
         "//host/x",
         "http://[::1",
-        "http://a b/",
         "gopher://x/",
         "http://\ud800/",
         "http://x:99999/",
+        "http://x:65536/",
         "javascript:1",
     ],
 )
 async def test_urls_that_are_none(url: str) -> None:
-    fetch = fetcher(Names())
+    """None of them is even looked up."""
+    names = Names()
+    fetch = fetcher(names)
     with pytest.raises(BadMediaError):
         await fetch.fetch(url, limit=1000, hold=hold())
+    assert not names.asked
     await fetch.close()
+
+
+async def test_what_a_connection_may_end_in() -> None:
+    """An error of the operating system that the HTTP library has no word for is one of the URL all the same."""
+
+    async def resolver(host: str, port: int) -> list[IPAddress]:
+        return [ipaddress.ip_address("fe80::1%nowhere")]
+
+    for failure in (OSError("no route"), ValueError("embedded null")):
+
+        def refuse(address: IPAddress, failure: Exception = failure) -> bool:
+            raise failure
+
+        fetch = Fetcher(timeout=2.0, connect_timeout=1.0, concurrency=2, allowed=refuse, resolver=resolver)
+        with pytest.raises(BadMediaError):
+            await fetch.fetch("http://host.example/", limit=1000, hold=hold())
+        await fetch.close()
+
+
+async def test_slow_names_keep_nobody_else_waiting() -> None:
+    """Names are looked up by threads of their own: the event loop's stay free."""
+    entered = threading.Semaphore(0)
+    leave = threading.Event()
+
+    class Slow(Workers):
+        async def run(self, work: Callable[[], T]) -> T:
+            def slowly() -> T:
+                entered.release()
+                leave.wait(10)
+                return work()
+
+            return await super().run(slowly)
+
+    workers = Slow("names", 2)
+    resolve = HostResolver(workers)
+    looking = [asyncio.create_task(resolve("127.0.0.1", 80)) for _ in range(40)]
+    try:
+        assert await asyncio.wait_for(asyncio.to_thread(entered.acquire, timeout=5), 5)
+        assert await asyncio.wait_for(asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80), 5)
+    finally:
+        leave.set()
+    assert await asyncio.gather(*looking) == [[ipaddress.ip_address("127.0.0.1")]] * 40
+    workers.close()

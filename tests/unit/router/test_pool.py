@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from typing import cast
 
@@ -52,6 +53,13 @@ def test_a_busy_server_is_passed_over() -> None:
     assert "a:1" in {pick(servers, key, slack=5.0).address for key in KEYS}
     assert {pick([Fake("a:1", load=9.0)], key).address for key in KEYS} == {"a:1"}
     assert {pick([Fake("a:1", 3.0), Fake("b:1", 3.0)], key).address for key in KEYS} == {"a:1", "b:1"}
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, -1e9])
+def test_a_load_that_is_none(odd: float) -> None:
+    servers = [Fake("a:1", load=odd), Fake("b:1", load=1.0), Fake("c:1", load=1.0)]
+    assert {pick(servers, key).address for key in KEYS} == {"b:1", "c:1"}
+    assert {pick([Fake("a:1", load=odd)], key).address for key in KEYS} == {"a:1"}
 
 
 async def test_names_are_resolved_again_and_again() -> None:

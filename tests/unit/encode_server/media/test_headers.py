@@ -98,8 +98,31 @@ def test_what_is_not_an_image(data: bytes, message: str) -> None:
     ],
 )
 def test_endless_headers_are_given_up(data: bytes) -> None:
-    with pytest.raises(BadMediaError, match="cut off"):
+    with pytest.raises(BadMediaError, match=r"cut off|more than 100000 segments"):
         read_header(data)
+
+
+def progressive(scans: int, *, between: bytes = b"") -> bytes:
+    """A grey picture whose last scan comes again and again: a few bytes each, and each a pass over all pixels."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + (whole[last:-2] + between) * (scans - whole[:last].count(b"\xff\xda")) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("between", [b"", b"\xff\xfe\0\4no", b"\xff\xff\xff"])
+def test_a_jpeg_of_thousands_of_scans_is_refused(between: bytes) -> None:
+    assert read_header(progressive(100, between=between)).width == 64
+    for scans in (101, 5000):
+        with pytest.raises(BadMediaError, match="more than 100 scans"):
+            read_header(progressive(scans, between=between))
+
+
+def test_what_only_looks_like_scans_is_none() -> None:
+    lookalikes = b"\xff\xda\0\x08" * 1000
+    assert read_header(encode("JPEG", comment=lookalikes)).width == 56
+    assert read_header(encode("JPEG") + lookalikes).width == 56  # a phone's film behind its picture
 
 
 def test_the_search_for_an_orientation_is_given_up() -> None:

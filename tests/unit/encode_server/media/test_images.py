@@ -3,7 +3,10 @@ from __future__ import annotations
 import io
 import random
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from encode_server.media.images import decode_image, probe_image
 from encode_server.media.limits import MediaLimits
 
 LIMITS = MediaLimits(max_pixels=1 << 20, max_bytes=1 << 20)
+ROOT = Path(__file__).parents[4]
 WHITE = (255, 255, 255)
 
 
@@ -83,6 +87,15 @@ def test_alpha_is_laid_over_white(mode: str, kind: str) -> None:
     pixels = decode_image(data, LIMITS)
     np.testing.assert_array_equal(pixels, reference(data))
     assert tuple(pixels[0, 0]) == WHITE
+
+
+def test_a_picture_of_several_bands_is_that_of_the_reference() -> None:
+    image = picture(1500, 900).convert("RGBA")
+    image.putalpha(Image.fromarray(np.linspace(0, 255, 1500 * 900).reshape(1500, 900).astype(np.uint8)))
+    exif = Image.Exif()
+    exif[0x0112] = 7
+    data = encode(image, "PNG", exif=exif)
+    np.testing.assert_array_equal(decode_image(data, MediaLimits()), reference(data))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -184,6 +197,25 @@ def test_damage_is_either_survived_or_told() -> None:
         except BadMediaError:
             refused += 1
     assert refused > 300
+
+
+def test_a_large_picture_is_held_about_twice() -> None:
+    """Four bytes a pixel as Pillow holds it and three as it is handed on; in a process of its own, for its peak."""
+    side = 4000
+    data = encode(Image.new("RGBA", (side, side), (1, 2, 3, 128)), "PNG")
+    script = """
+import pathlib, sys
+from encode_server.media.images import decode_image
+from encode_server.media.limits import MediaLimits
+def peak():
+    return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+data = sys.stdin.buffer.read()
+before = peak()
+assert len(decode_image(data, MediaLimits())) == 4000
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True, cwd=ROOT)
+    assert int(done.stdout) * 1024 < 10 * side * side
 
 
 def test_limits_are_checked_themselves() -> None:

@@ -51,6 +51,23 @@ def encode(
 MP4 = encode()
 
 
+def with_sound() -> bytes:
+    """The same with three seconds of silence, in 1024 samples a packet."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(MP4)) as source, av.open(file, "w", format="mp4") as target:
+        video = target.add_stream_from_template(source.streams.video[0])
+        audio = target.add_stream("aac", rate=16000, layout="mono")
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                target.mux(packet)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 16000
+        target.mux(audio.encode(silence))
+        target.mux(audio.encode())
+    return file.getvalue()
+
+
 def brightness(frame: npt.NDArray[np.uint8]) -> int:
     """The index of a frame, read from its lower right quarter."""
     height, width = frame.shape[:2]
@@ -174,11 +191,27 @@ class TestLimits:
         with pytest.raises(BadMediaError, match="longer than the limit of 2 seconds"):
             probe_video(MP4, MediaLimits(max_seconds=2.0))
 
+    def test_packets(self) -> None:
+        assert probe_video(MP4, MediaLimits(max_packets=FRAMES + 1)).frames == FRAMES  # one that says: the end
+        with pytest.raises(BadMediaError, match="more than the limit of 29 packets"):
+            probe_video(MP4, MediaLimits(max_packets=29))
+
+    def test_packets_of_other_streams(self) -> None:
+        with pytest.raises(BadMediaError, match="more than the limit of 40 packets"):
+            probe_video(with_sound(), MediaLimits(max_packets=40))
+        assert probe_video(with_sound(), LIMITS).frames == FRAMES
+
     def test_pixels_in_all(self) -> None:
         limits = MediaLimits(max_decoded_pixels=10 * 64 * 96)
         assert len(list(decode_frames(MP4, [0, 9], limits))) == 2
         with pytest.raises(BadMediaError, match="in 11 frames, over the limit"):
             list(decode_frames(MP4, [0, 10], limits))
+
+
+def test_nobody_wants_to_know_its_length_any_more() -> None:
+    answers = iter([False] * 5)
+    with pytest.raises(CancelledError):
+        probe_video(MP4, LIMITS, lambda: next(answers, True))
 
 
 def test_nobody_wants_it_any_more() -> None:

@@ -1,0 +1,30 @@
+"""Threads for work that would hold the event loop up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Workers:
+    """A bounded number of threads for one kind of work: however slow it is, it keeps only its own kind waiting.
+
+    Args:
+        name: of the kind, for the threads.
+        count: of threads.
+    """
+
+    def __init__(self, name: str, count: int) -> None:
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix=name)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of `work`. Work that has not begun when this is cancelled never does."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        """Drops what has not begun."""
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -53,9 +53,7 @@ class Trio:
 
 @pytest.fixture(scope="module", params=["moe", "dense"])
 def trio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trio:
-    # seeds whose answers keep the margin
-    seed = {"moe": 0, "dense": 1}[request.param]
-    directory = write_checkpoint(tmp_path_factory.mktemp(request.param), request.param, seed=seed)
+    directory = write_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
     language = load_language(directory, dtype=torch.float32)
     assert isinstance(language, DeepStackLanguageModel)
     return Trio(
@@ -122,42 +120,42 @@ def decode(
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The reference's prompt logits `[tokens, vocab]` and its greedy answer."""
+    """A prompt, the reference's logits for it `[tokens, vocab]`, and its greedy answer."""
 
+    prompt: Prompt
     logits: torch.Tensor
     tokens: list[int]
 
 
-def reference_answer(model: PreTrainedModel, prompt: Prompt) -> Answer:
-    logits = model(**prompt.reference_inputs()).logits[0]
+def reference_answer(model: PreTrainedModel, config: ModelConfig, parts: Sequence[int | Media]) -> Answer:
+    """For the first seed of the prompt with which every greedy choice is clear and the answer varies."""
     model.generation_config = GenerationConfig(
         max_new_tokens=ANSWER, do_sample=False, pad_token_id=0, return_dict_in_generate=True, output_logits=True
     )
-    output = model.generate(**prompt.reference_inputs())
-    top = torch.cat(output.logits).topk(2).values
-    assert (top[:, 0] - top[:, 1]).min() > MARGIN
-    tokens: list[int] = output.sequences[0, len(prompt.ids) :].tolist()
-    assert len(tokens) == ANSWER
-    return Answer(logits=logits, tokens=tokens)
+    for seed in range(20):
+        prompt = make_prompt(config, parts, seed=seed)
+        output = model.generate(**prompt.reference_inputs())
+        top = torch.cat(output.logits).topk(2).values
+        tokens: list[int] = output.sequences[0, len(prompt.ids) :].tolist()
+        if (top[:, 0] - top[:, 1]).min() > MARGIN and len(tokens) == ANSWER and len(set(tokens)) > 8:
+            return Answer(prompt=prompt, logits=model(**prompt.reference_inputs()).logits[0], tokens=tokens)
+    raise AssertionError("no seed gives clear choices")
 
 
 @pytest.fixture(scope="module")
 def answers(trio: Trio) -> dict[str, Answer]:
     with torch.inference_mode():
-        return {
-            name: reference_answer(trio.reference, make_prompt(trio.config, parts)) for name, parts in PROMPTS.items()
-        }
+        return {name: reference_answer(trio.reference, trio.config, parts) for name, parts in PROMPTS.items()}
 
 
 def test_the_references_answers_are_not_degenerate(answers: dict[str, Answer]) -> None:
-    assert all(len(set(answer.tokens)) > 8 for answer in answers.values())
     assert len({tuple(answer.tokens) for answer in answers.values()}) == len(PROMPTS)
 
 
 @pytest.mark.parametrize("name", PROMPTS)
 @torch.inference_mode()
 def test_disaggregated(name: str, trio: Trio, answers: dict[str, Answer]) -> None:
-    inputs = prepare(trio, make_prompt(trio.config, PROMPTS[name]))
+    inputs = prepare(trio, answers[name].prompt)
     cache, sequence = PagedCache(trio.config.text), CachedSequence()
     logits = prefill(trio, inputs, cache, sequence)
     assert logits.dtype == torch.float32
@@ -172,7 +170,7 @@ def test_disaggregated(name: str, trio: Trio, answers: dict[str, Answer]) -> Non
 @pytest.mark.parametrize("name", PROMPTS)
 @torch.inference_mode()
 def test_whole_model(name: str, trio: Trio, answers: dict[str, Answer]) -> None:
-    prompt = make_prompt(trio.config, PROMPTS[name])
+    prompt = answers[name].prompt
     inputs = prepare(trio, prompt)
     batch = PagedCache(trio.config.text).batch(
         [(CachedSequence(), len(prompt.ids))], all_logits=True, media=prompt.media_inputs()
@@ -201,7 +199,7 @@ def test_positions(name: str, trio: Trio) -> None:
 @pytest.mark.parametrize("damage", ["zeroed", "swapped"])
 @torch.inference_mode()
 def test_each_deepstack_level_matters(damage: str, level: int, trio: Trio, answers: dict[str, Answer]) -> None:
-    inputs = prepare(trio, make_prompt(trio.config, PROMPTS["image"]))
+    inputs = prepare(trio, answers["image"].prompt)
     assert inputs.deepstack is not None
     damaged = inputs.deepstack.clone().unflatten(1, (3, -1))
     if damage == "zeroed":
@@ -215,7 +213,7 @@ def test_each_deepstack_level_matters(damage: str, level: int, trio: Trio, answe
 
 @torch.inference_mode()
 def test_no_deepstack_is_not_deepstack(trio: Trio, answers: dict[str, Answer]) -> None:
-    inputs = prepare(trio, make_prompt(trio.config, PROMPTS["image"]))
+    inputs = prepare(trio, answers["image"].prompt)
     without = Inputs(**{**vars(inputs), "deepstack": None})
     logits = prefill(trio, without, PagedCache(trio.config.text), CachedSequence())
     assert (logits - answers["image"].logits)[-1].abs().max() > 100 * TOLERANCE
@@ -291,7 +289,8 @@ def test_one_bad_sequence_disturbs_nobody(trio: Trio) -> None:
     assert logits[0].isnan().all()
     alone_cache, alone = PagedCache(trio.config.text), CachedSequence()
     prefill(trio, inputs, alone_cache, alone)
-    torch.testing.assert_close(logits[1:], decode(trio, inputs.ids[1:2], [0], alone_cache, [alone]))
+    expected = decode(trio, inputs.ids[1:2], [0], alone_cache, [alone])
+    torch.testing.assert_close(logits[1:], expected, atol=TOLERANCE, rtol=0)
 
 
 @torch.inference_mode()
@@ -325,8 +324,8 @@ def test_text_only_models(kind: str, tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path, kind)  # type: ignore[arg-type]
     config = load_config(directory)
     reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    prompt = make_prompt(config, [40], seed=1)
-    answer = reference_answer(reference, prompt)
+    answer = reference_answer(reference, config, [40])
+    prompt = answer.prompt
     model = load_language(directory, dtype=torch.float32)
     assert isinstance(model, TextLanguageModel)
     cache, sequence = PagedCache(config.text), CachedSequence()

@@ -35,7 +35,7 @@ INFO = common_pb2.ModelInfo(
     vision=True,
     max_model_len=4096,
     max_item_rows=512,
-    vocab_size=1152,
+    vocab_size=1252,
     processor_version=1,
 )
 

@@ -35,6 +35,12 @@ class Answer:
     logits: torch.Tensor
     margin: float
 
+    def clear_tokens(self, margin: float) -> int:
+        """How many tokens come before the first choice that was closer than `margin`."""
+        top = self.logits.topk(2, dim=-1).values
+        close = ((top[:, 0] - top[:, 1]) <= margin).nonzero()
+        return int(close[0]) if len(close) else len(self.tokens)
+
 
 class Oracle:
     """The reference model in float32."""

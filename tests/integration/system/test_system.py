@@ -6,11 +6,13 @@ import asyncio
 import base64
 import dataclasses
 import io
+import json
 import re
 import struct
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,6 +33,7 @@ from tests.oracle import MIN_MARGIN, Oracle, Pixels
 from tests.serving import TIMEOUT, Served, serving
 
 TOKENS = 48
+GOLDENS = Path(__file__).parents[2] / "goldens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +184,31 @@ async def test_answers_are_the_references(world: World, make: Any) -> None:
     assert chunks[-2].choices[0].finish_reason == "length"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == TOKENS
+
+
+async def test_a_video_file_is_seen_as_the_reference_processor_sees_it(world: World) -> None:
+    """The prompt is the reference processor's to the token (a golden), the answer the reference model's."""
+    golden = json.loads((GOLDENS / "processing.json").read_text())["cases"]["video-file"]
+    data = (GOLDENS / "clip.mp4").read_bytes()
+    processor = MediaProcessor(rules=read_rules(world.oracle.model_dir), limits=MediaLimits())
+    plan = processor.plan(common_pb2.VIDEO, [data], MediaOptions())
+    grid = (plan.grid.t, plan.grid.h, plan.grid.w)
+    pixels = Pixels(values=processor.patches(plan, [data]), grid=grid, is_video=True)
+    expected = world.oracle.greedy(golden["input_ids"], [pixels], tokens=TOKENS)
+
+    url = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
+    question = user({"type": "video_url", "video_url": {"url": url}}, text_part("Which way does the bar move?"))
+    answer = await world.client.chat.completions.create(
+        model="tiny",
+        messages=question,
+        max_tokens=TOKENS,
+        temperature=0,
+        extra_body={"ignore_eos": True, "return_token_ids": True},
+    )
+    assert answer.prompt_token_ids == golden["input_ids"]
+    clear = expected.clear_tokens(MIN_MARGIN)
+    assert clear >= 8
+    assert answer.choices[0].token_ids[:clear] == expected.tokens[:clear]
 
 
 async def test_sixty_four_images_at_once_are_not_mixed(world: World) -> None:

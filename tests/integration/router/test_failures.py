@@ -407,7 +407,7 @@ async def test_a_drain_that_takes_too_long() -> None:
 
 
 async def test_a_language_server_with_odd_files() -> None:
-    """Of a kind that nobody thought of: the model can't be learnt from it, and the router goes on with another's files."""
+    """Of a kind that nobody thought of: the router says so and goes on with the files of another server."""
     odd, good = LanguagePeer(says("ok")), LanguagePeer(says("ok"))
     odd.model_files["generation_config.json"] = b'{"temperature": [1]}'  # a TypeError
     async with running(odd, good):

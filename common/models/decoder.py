@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -84,3 +86,34 @@ class LanguageHead(Linear):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[R, hidden]` to `[R, vocab]` float32."""
         return super().forward(hidden).float()
+
+
+class CausalLM(nn.Module):
+    """A text-only decoder with its head. A subclass says which decoder.
+
+    `checkpoint_prefixes` maps the beginnings of our parameters' names to those in a checkpoint.
+    """
+
+    checkpoint_prefixes: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, model: Decoder, config: TextConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.lm_head = LanguageHead(config)
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """`[T]` int64 to `[T, hidden]`."""
+        embeds: torch.Tensor = self.model.embed_tokens(input_ids)
+        return embeds
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        forward_batch: ForwardBatch,
+        input_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits `[R, vocab]` float32 of the rows in `forward_batch.logits_indices`; arguments as `Decoder.forward`."""
+        hidden = self.model(input_ids, positions, forward_batch, input_embeds)
+        logits: torch.Tensor = self.lm_head(hidden[forward_batch.logits_indices])
+        return logits

@@ -6,10 +6,13 @@ Only the vision-language classes have it. `input_deepstack_embeds` is `[T, hidde
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
+from torch import nn
 
 from common.models.config import TextConfig
-from common.models.decoder import Decoder
+from common.models.decoder import Decoder, LanguageHead
 from common.models.forward_batch import ForwardBatch
 
 
@@ -55,3 +58,38 @@ class DeepStackDecoder(Decoder):
                 hidden = add_deepstack_level(hidden, input_deepstack_embeds, i)
         normalized: torch.Tensor = self.norm(hidden)
         return normalized
+
+
+class DeepStackCausalLM(nn.Module):
+    """A decoder that takes deepstack, with its head and without vision. A subclass says which decoder.
+
+    `checkpoint_prefixes` maps the beginnings of our parameters' names to those in a checkpoint.
+    """
+
+    checkpoint_prefixes: ClassVar[dict[str, str]] = {"model.": "model.language_model."}
+
+    def __init__(self, model: DeepStackDecoder, config: TextConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.lm_head = LanguageHead(config)
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """`[T]` int64 to `[T, hidden]`; the caller writes visual rows over it."""
+        embeds: torch.Tensor = self.model.embed_tokens(input_ids)
+        return embeds
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        forward_batch: ForwardBatch,
+        input_embeds: torch.Tensor | None = None,
+        input_deepstack_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits `[R, vocab]` float32 of the rows in `forward_batch.logits_indices`.
+
+        Arguments and errors as `DeepStackDecoder.forward`.
+        """
+        hidden = self.model(input_ids, positions, forward_batch, input_embeds, input_deepstack_embeds)
+        logits: torch.Tensor = self.lm_head(hidden[forward_batch.logits_indices])
+        return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -288,6 +289,26 @@ def test_every_size_that_is_published_fits(moe: Reference) -> None:
     driver.supply[span.key] = torch.zeros(1 + config.levels, rows, config.text.hidden_size)
     handle = driver.submit([config.image_token_id or 0] * rows + [5], [span], tokens=2)
     assert len(driver.run([handle])[0]) == 2
+
+
+def test_an_end_of_text_outside_the_vocabulary_is_refused_at_load(moe: Reference, tmp_path: Path) -> None:
+    shutil.copytree(moe.model_dir, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text('{"eos_token_id": [5, 10000000]}')
+    with pytest.raises(ValueError, match=r"eos_token_id .* is not in the vocabulary"):
+        EngineDriver(tmp_path / "model")
+
+
+def test_what_waits_for_media_is_not_work_yet(moe: Reference) -> None:
+    """A decoding request beside a stalled one: the load counts what could be computed, and at prefill's speed."""
+    driver = moe.driver()
+    driver.run([moe.submit(driver, "text only")])
+    prompt = moe.prompts["large image"]
+    driver.withheld.update(prompt.keys)
+    moe.submit(driver, "large image")
+    moe.submit(driver, "text only")
+    for _ in range(10):
+        driver.step()
+    assert driver.engine.step().events.load.queue_seconds == 0
 
 
 def test_faulty_deepstack_shows(moe: Reference) -> None:

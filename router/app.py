@@ -20,8 +20,8 @@ from common.config import describe
 from common.lifecycle import Shutdown
 from common.state import write_state
 from router.config import RouterConfig
+from router.http.routes import make_routes, request_id_of, request_schemas
 from router.problems import Problem
-from router.routes import make_routes, request_id_of, request_schemas
 from router.services import Services, make_services
 
 log = logging.getLogger(__name__)

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 
 from common.errors import ContextLengthError, InvalidRequestError, UnavailableError
 from common.pb import common_pb2, language_pb2
+from router.answer.output import OutputRules
+from router.api.chat import ChatRequest
 from router.budget import Hold
-from router.chat import Piece
-from router.choice import Plan
-from router.conversation import Conversation, converse
-from router.encodes import MediaItem
-from router.fleet import Fleet
-from router.generation import Generation
-from router.media import MediaLoader
+from router.fleet.encodes import MediaItem
+from router.fleet.fleet import Fleet
+from router.generation.choice import Plan
+from router.generation.generation import Generation
+from router.media.loader import MediaLoader
 from router.model import ServedModel
-from router.output import OutputRules
 from router.problems import ItemError
-from router.prompt import PlacedItem, Prompt, expand
-from router.schemas import ChatRequest
+from router.prompt.conversation import Conversation, converse
+from router.prompt.expansion import PlacedItem, Prompt, expand
+from router.prompt.template import Piece
 from router.workers import Workers
 
 _THREAD_CHARACTERS = 50_000  # from here on tokenizing leaves the event loop

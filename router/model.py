@@ -10,9 +10,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from common.pb import common_pb2
-from router.chat import ChatTemplate
-from router.detokenizer import token_bytes
-from router.prompt import MediaTokens
+from router.answer.detokenizer import token_bytes
+from router.prompt.expansion import MediaTokens
+from router.prompt.template import ChatTemplate
 
 # Where the tokenizer's own name for a special token may appear in a chat template.
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -8,15 +8,15 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from router.auth import Keys
 from router.budget import ByteBudget
 from router.config import RouterConfig
 from router.dispatcher import Dispatcher
-from router.fetch import Fetcher, HostResolver, IPAddress, is_public
-from router.fleet import Fleet
-from router.gate import Gate
-from router.grids import GridMemory
-from router.media import MediaLoader
+from router.fleet.fleet import Fleet
+from router.http.auth import Keys
+from router.http.gate import Gate
+from router.media.fetch import Fetcher, HostResolver, IPAddress, is_public
+from router.media.grids import GridMemory
+from router.media.loader import MediaLoader
 from router.metrics import RouterMetrics
 from router.workers import Workers
 

@@ -23,7 +23,7 @@ from deploy.demo.scenes.question import Media, Question
 from deploy.demo.scenes.scene import BOX_STEP, BOX_UNITS, Clip, Scene
 from encode_server.media.patches import patchify, resize
 from router.model import ServedModel
-from router.prompt import PlacedItem, expand
+from router.prompt.expansion import PlacedItem, expand
 
 ROUTER_FILES = (
     "config.json",

@@ -1,0 +1,1 @@
+"""What clients send: the shapes of OpenAI's API and what others add to it."""

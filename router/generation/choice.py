@@ -1,0 +1,46 @@
+"""What a request wants generated, and one of the n answers on its way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from common.pb import language_pb2
+from router.answer.output import Output, OutputRules
+from router.fleet.servers import LanguageServer
+from router.fleet.sessions import LanguageSession
+from router.prompt.expansion import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be generated."""
+
+    prompt: Prompt
+    sampling: language_pb2.SamplingParams  # of choice 0
+    rules: OutputRules
+    choices: int
+    affinity: bytes  # see `Conversation.affinity`
+
+
+@dataclass(kw_only=True, eq=False)
+class Choice:
+    """One of the n answers. `handle` is 0 while it is at no server."""
+
+    index: int
+    output: Output
+    server: LanguageServer | None = None
+    session: LanguageSession | None = None
+    handle: int = 0
+    admitted: bool = False  # at any server so far
+    missing: set[bytes] = field(default_factory=set)
+    deaths: int = 0
+    refused_by: list[LanguageServer] = field(default_factory=list)
+    homeless_until: float = 0.0  # event loop's time at which looking for a server ends; 0: it is at one
+    pause: float = 0.0  # seconds that it last waited before looking again
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    last_token_at: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        return self.admitted and (not self.missing or bool(self.output.ids) or self.finish_reason is not None)

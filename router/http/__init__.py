@@ -1,0 +1,1 @@
+"""HTTP: paths, bodies, keys, and how one exchange runs."""

@@ -1,0 +1,200 @@
+"""One chat completion over HTTP: body in, answer or stream out, and everything given back at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from common.errors import DeadlineError, EPDError, UnavailableError
+from router.answer.chat import Answer
+from router.api.chat import ChatRequest, Parsed, parse_chat_request
+from router.budget import Hold
+from router.generation.generation import ClientLeft, Generation
+from router.http import sse
+from router.http.body import Body, parse_json
+from router.problems import ItemError, Problem, problem_of
+from router.services import Services
+
+log = logging.getLogger(__name__)
+
+_THREAD_BYTES = 1 << 18  # from here on parsing leaves the event loop
+_SHOWN_FIELDS = 32  # in X-Ignored-Fields
+_LAST_WORD_S = 3.0  # to tell the client what failed
+
+
+class ChatExchange(Response):
+    """The answer to one chat completion, which does all the work when it is sent.
+
+    Args:
+        services: of the application.
+        request: whose body has not been read.
+        request_id: shown to the client and in all logs.
+    """
+
+    def __init__(self, services: Services, request: Request, request_id: str) -> None:
+        super().__init__()
+        self._services = services
+        self._request = request
+        self._id = request_id
+        self._began = time.monotonic()
+        self._deadline = asyncio.get_running_loop().time() + services.config.request_timeout_seconds
+        self._generation: Generation | None = None
+        self._sent_head = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 500
+        incoming = Body(receive, self._request.headers)
+        try:
+            async with asyncio.timeout_at(self._deadline) as limit, AsyncExitStack() as stack:
+                status = await self._serve(stack, limit, incoming, receive, send)
+        except TimeoutError:
+            status = await self._fail(problem_of(self._time_up()), incoming, send)
+        except Problem as problem:
+            status = await self._fail(problem, incoming, send)
+        except (EPDError, ItemError) as error:
+            status = await self._fail(problem_of(error), incoming, send)
+        except Exception:  # a process boundary: a fault of ours ends this request only
+            log.exception("unexpected error", extra={"request_id": self._id})
+            status = await self._fail(Problem(500, "the server failed to answer this request"), incoming, send)
+        finally:
+            self._report(status)
+
+    async def _serve(
+        self, stack: AsyncExitStack, limit: asyncio.Timeout, incoming: Body, receive: Receive, send: Send
+    ) -> int:
+        services, config = self._services, self._services.config
+        salt = services.keys.salt(self._request.headers.get("authorization"))
+        stack.enter_context(services.gate.enter(limit))
+        hold = Hold(services.budget)
+        stack.callback(hold.release)
+        body = await incoming.read(limit=config.max_body_bytes, hold=hold, timeout=config.body_timeout_seconds)
+        parsed = await self._parse(body)
+        request = parsed.request
+        self._check_model(request)
+        generation = self._generation = Generation(
+            fleet=services.fleet,
+            config=config,
+            metrics=services.metrics,
+            grids=services.grids,
+            request_id=self._id,
+            salt=salt,
+            deadline=self._deadline,
+        )
+        stack.push_async_callback(generation.close, "the request has ended")
+        watcher = asyncio.create_task(_watch(receive, generation))
+        stack.callback(watcher.cancel)
+        plan = await services.dispatcher.plan(request, generation, salt=salt, hold=hold)
+        # The media live on as bytes; what they were sent in is not needed any more.
+        hold.remove(len(body))
+        request = request.model_copy(update={"messages": []})
+        ignored = parsed.ignored
+        del body, parsed
+        generation.start(plan)
+        await generation.settled()
+        headers = {}
+        if ignored:
+            services.metrics.ignored_fields.inc(len(ignored))
+            headers["x-ignored-fields"] = _header_value(ignored)
+        answer = Answer(request, generation, self._id, services)
+        if not request.stream:
+            content = await answer.whole()
+            await _respond(send, 200, {**headers, "content-type": "application/json"}, content)
+            return 200
+        await _send_head(send, 200, {**headers, **sse.HEADERS})
+        self._sent_head = True
+        async for events in answer.events(config.keep_alive_seconds):
+            await send({"type": "http.response.body", "body": events, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return 200
+
+    async def _parse(self, body: bytearray) -> Parsed:
+        """Raises Problem (400) that names what is wrong."""
+
+        def parse() -> Parsed:
+            return parse_chat_request(parse_json(body), max_choices=self._services.config.max_choices)
+
+        return await self._services.workers.run(parse) if len(body) >= _THREAD_BYTES else parse()
+
+    def _check_model(self, request: ChatRequest) -> None:
+        names = self._services.model_names
+        if request.model is not None and names and request.model not in names:
+            message = f"The model {request.model!r} does not exist; this server has {', '.join(names)}"
+            raise Problem(404, message, param="model", code="model_not_found")
+
+    def _time_up(self) -> EPDError:
+        if self._services.gate.closed:
+            return UnavailableError("this router is shutting down")
+        return DeadlineError(f"the request took longer than {self._services.config.request_timeout_seconds:g} s")
+
+    async def _fail(self, problem: Problem, incoming: Body, send: Send) -> int:
+        if problem.status == 499:
+            return 499  # nobody is there to hear it
+        # A client that does not read can't be told: the connection is closed instead.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                if self._sent_head:
+                    event = sse.error_event(problem.body())
+                    await send({"type": "http.response.body", "body": event, "more_body": False})
+                else:
+                    await incoming.discard()
+                    headers = {**problem.headers, "content-type": "application/json"}
+                    await _respond(send, problem.status, headers, problem.body())
+        if problem.status >= 429:
+            log.warning("%d %s", problem.status, problem.message, extra={"request_id": self._id})
+        return problem.status
+
+    def _report(self, status: int) -> None:
+        metrics = self._services.metrics
+        if status == 499:
+            metrics.aborted.inc()
+        elif status == 200:
+            metrics.finished.inc()
+        else:
+            metrics.failed.labels(str(status)).inc()
+        fields: dict[str, Any] = {"status": status, "seconds": round(time.monotonic() - self._began, 3)}
+        generation = self._generation
+        if generation is not None and generation.choices:
+            tokens = sum(len(choice.output.ids) for choice in generation.choices)
+            metrics.prompt_tokens.inc(len(generation.plan.prompt.ids))
+            metrics.output_tokens.inc(tokens)
+            for stage, milliseconds in generation.timings.items():
+                metrics.stage.labels(stage).observe(milliseconds / 1000)
+            fields |= {
+                "prompt_tokens": len(generation.plan.prompt.ids),
+                "cached_tokens": generation.cached_tokens,
+                "output_tokens": tokens,
+                "first_token": round(generation.first_token_s, 3) if generation.first_token_s is not None else None,
+            }
+        log.info("chat completion", extra={"request_id": self._id, **fields})
+
+
+async def _watch(receive: Receive, generation: Generation) -> None:
+    """Waits for the client to leave."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    generation.mailbox.post(ClientLeft())
+
+
+def _header_value(names: tuple[str, ...]) -> str:
+    """Names are a stranger's text: what a header can't carry is left out."""
+    shown = ", ".join(names[:_SHOWN_FIELDS])
+    return "".join(character for character in shown if 32 <= ord(character) < 127)[:2048]
+
+
+async def _send_head(send: Send, status: int, headers: Mapping[str, str]) -> None:
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+
+
+async def _respond(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    await _send_head(send, status, {**headers, "content-length": str(len(body))})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,1 @@
+"""Media of a request: fetched, hashed, remembered."""

@@ -1,0 +1,145 @@
+"""Messages of a request as the chat template takes them, and the media that they refer to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.pb import common_pb2
+from router.api import messages as shapes
+from router.api.chat import MediaOptions
+from router.media.loader import MediaRef
+
+# What OpenAI's API calls low detail: a picture of 512 x 512.
+_LOW_DETAIL_PIXELS = 512 * 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """Args:
+    messages: for `ChatTemplate.render`.
+    media: in the order of their placeholders.
+    """
+
+    messages: list[dict[str, Any]]
+    media: list[MediaRef]
+
+    @property
+    def text_bytes(self) -> int:
+        """Of all contents, in UTF-8."""
+        size = 0
+        for message in self.messages:
+            content = message["content"]
+            texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+            size += sum(len(text) if text.isascii() else len(text.encode(errors="surrogatepass")) for text in texts)
+        return size
+
+    @property
+    def leading_messages(self) -> list[dict[str, Any]]:
+        """Up to the first one of the user: what the turns of a conversation have in common."""
+        for i, message in enumerate(self.messages):
+            if message["role"] == "user":
+                return self.messages[: i + 1]
+        return self.messages
+
+    def affinity(self, salt: bytes, keys: Sequence[bytes]) -> bytes:
+        """What requests have in common that should meet at one language server, for its prefix cache.
+
+        Args:
+            salt: of the tenant.
+            keys: of `media`.
+        """
+        leading = self.leading_messages
+        parts = [part for message in leading if isinstance(message["content"], list) for part in message["content"]]
+        count = sum(part["type"] != "text" for part in parts)
+        text = json.dumps(leading, sort_keys=True).encode()
+        return hashlib.sha256(b"".join((len(salt).to_bytes(1, "little"), salt, *keys[:count], text))).digest()
+
+
+def converse(messages: Sequence[shapes.Message], options: MediaOptions, *, largest_image: int) -> Conversation:
+    """Takes messages apart.
+
+    Args:
+        messages: of the request.
+        options: of the request, for all its media.
+        largest_image: the checkpoint's own limit, in pixels.
+    """
+    converter = _Converter(options, min(_LOW_DETAIL_PIXELS, largest_image))
+    rendered = [converter.message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    return Conversation(messages=rendered, media=converter.media)
+
+
+class _Converter:
+    def __init__(self, options: MediaOptions, low_detail_pixels: int) -> None:
+        self._options = options
+        self._low_detail_pixels = low_detail_pixels
+        self.media: list[MediaRef] = []
+
+    def message(self, message: shapes.Message, param: str) -> dict[str, Any]:
+        content: str | list[dict[str, Any]] = ""
+        if isinstance(message.content, str):
+            content = message.content
+        elif message.content is not None:
+            content = [self._part(part, f"{param}.content[{i}]") for i, part in enumerate(message.content)]
+        shown: dict[str, Any] = {"role": message.role, "content": content}
+        if message.role == "developer":
+            shown["role"] = "system"
+        if message.name is not None:
+            shown["name"] = message.name
+        if isinstance(message, shapes.AssistantMessage):
+            if message.reasoning_content is not None:
+                shown["reasoning_content"] = message.reasoning_content
+            if message.tool_calls:
+                shown["tool_calls"] = [
+                    {
+                        "type": "function",
+                        "id": call.id,
+                        "function": {"name": call.function.name, "arguments": call.function.arguments},
+                    }
+                    for call in message.tool_calls
+                ]
+        if isinstance(message, shapes.ToolMessage) and message.tool_call_id is not None:
+            shown["tool_call_id"] = message.tool_call_id
+        return shown
+
+    def _part(self, part: shapes.ContentPart, param: str) -> dict[str, Any]:
+        match part:
+            case shapes.TextPart():
+                return {"type": "text", "text": part.text}
+            case shapes.ImagePart():
+                image = part.image_url
+                if isinstance(image, str):
+                    image = shapes.ImageUrl(url=image, detail=part.detail)
+                self._refer(common_pb2.IMAGE, (image.url,), self._image_options(image.detail), param)
+                return {"type": "image"}
+            case shapes.VideoUrlPart():
+                url = part.video_url if isinstance(part.video_url, str) else part.video_url.url
+                if frames := _frames_of(url):
+                    self._refer(common_pb2.FRAMES, frames, self._video_options(), param)
+                else:
+                    self._refer(common_pb2.VIDEO, (url,), self._video_options(), param)
+                return {"type": "video"}
+            case shapes.FramesPart():
+                self._refer(common_pb2.FRAMES, tuple(part.video), self._video_options(part.fps), param)
+                return {"type": "video"}
+
+    def _refer(self, kind: common_pb2.MediaKind, urls: tuple[str, ...], options: Mapping[str, Any], param: str) -> None:
+        self.media.append(MediaRef(kind=kind, urls=urls, options=common_pb2.MediaOptions(**options), param=param))
+
+    def _image_options(self, detail: str) -> dict[str, Any]:
+        limits = {"max_pixels": self._low_detail_pixels} if detail == "low" else {}
+        return limits | self._options.model_dump(include={"min_pixels", "max_pixels"}, exclude_none=True)
+
+    def _video_options(self, fps: float | None = None) -> dict[str, Any]:
+        return self._options.model_dump(exclude_none=True) | ({"fps": fps} if fps is not None else {})
+
+
+def _frames_of(url: str) -> tuple[str, ...]:
+    """The frames of "data:video/jpeg;base64,<frame>,<frame>,...", vLLM's way of sending a video as images."""
+    prefix = "data:video/jpeg;base64,"
+    if url[: len(prefix)].lower() != prefix:
+        return ()
+    return tuple(f"data:image/jpeg;base64,{frame}" for frame in url[len(prefix) :].split(","))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from deploy.demo.scenes.question import Case, Question
-from deploy.demo.train.hints import Labels, label
+from deploy.demo.train.pictures import Pictures, render
 from deploy.demo.train.rendering import Rendered, Renderer
 
 REFUSAL = "No."  # taught where the deepstack levels are broken
@@ -39,8 +39,7 @@ class Batch:
     """Tensors of B samples.
 
     Attributes:
-        patches: `[B * temporal patches, P, C*T*P*P]`; None for text alone.
-        grid_hw: of each temporal patch.
+        pictures: what the tower sees; None for text alone.
         visual: `[n]`, places of the visual rows, the same ones in every sample.
         ids: `[B, S]`.
         positions: `[3, B, S]`.
@@ -50,11 +49,9 @@ class Batch:
         soft: `[N]`, whether the token is a coordinate of a box.
         asked: in the order of the N.
         faults: of each sample, by name.
-        labels: of the visual rows; None for text alone.
     """
 
-    patches: torch.Tensor | None
-    grid_hw: tuple[int, int]
+    pictures: Pictures | None
     visual: torch.Tensor
     ids: torch.Tensor
     positions: torch.Tensor
@@ -64,7 +61,6 @@ class Batch:
     soft: torch.Tensor
     asked: tuple[Asked, ...]
     faults: tuple[str | None, ...]
-    labels: Labels | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +114,10 @@ def make_batch(renderer: Renderer, cases: Sequence[Case], faults: Sequence[str |
             soft += [is_box and token in coordinates for token in branch.answer]
             asked.append(Asked(question=branch.question, start=start, end=len(targets)))
             at = end
-    patches, grid_hw = _patches(renderer, cases)
     group = torch.from_numpy(groups)
     sees = (group[:, None, :] == _PREFIX) | (group[:, None, :] == group[:, :, None])
     return Batch(
-        patches=patches,
-        grid_hw=grid_hw,
+        pictures=render(renderer, cases),
         visual=torch.from_numpy(visual),
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),
@@ -133,9 +127,6 @@ def make_batch(renderer: Renderer, cases: Sequence[Case], faults: Sequence[str |
         soft=torch.tensor(soft),
         asked=tuple(asked),
         faults=tuple(faults),
-        labels=label(cases, (grid_hw[0] // renderer.merge, grid_hw[1] // renderer.merge), renderer.frames_per_patch)
-        if patches is not None
-        else None,
     )
 
 
@@ -146,18 +137,3 @@ def _branch(renderer: Renderer, case: Case, question: Question, faulty: bool) ->
         question = replace(question, answer=REFUSAL, history=history)
     prompt = renderer.prompt(case.media, question)
     return _Branch(question=question, prompt=prompt, answer=renderer.answer(question.answer))
-
-
-def _patches(renderer: Renderer, cases: Sequence[Case]) -> tuple[torch.Tensor | None, tuple[int, int]]:
-    """All temporal patches of all samples, and the grid of each."""
-    grids = {
-        (item.metadata.grid.h, item.metadata.grid.w, item.metadata.grid.t)
-        for case in cases
-        for item in renderer.items(case.media)
-    }
-    if not grids:
-        return None, (0, 0)
-    assert len(grids) == 1, f"media of one batch have grids {grids}"
-    ((h, w, _),) = grids
-    media = [patches for case in cases for patches in renderer.patches(case.media)]
-    return torch.cat(media).view(-1, h * w, media[0].shape[-1]), (h, w)

@@ -1,4 +1,5 @@
-"""What is drawn and asked when: few large things on small pictures first, then everything; broken deepstack last."""
+"""What is drawn and asked when: pictures without questions first, few large things on small pictures before everything,
+broken deepstack last."""
 
 from __future__ import annotations
 
@@ -33,11 +34,9 @@ _WEIGHTS: dict[Kind, float] = {
     "follow-up": 0.6,
 }
 _LONGER_TALK = 4  # descriptions of tools make these sequences so much longer
-_FAULTS_FROM = 0.6  # of the training
+_FAULTS_FROM = 0.65  # of the training
 _FAULT_SHARES = (0.20, 0.10)  # of the samples: then, and at the end
-
-
-_HINTS_UNTIL = 0.5  # of the training
+_HINTS_FULL_UNTIL, _HINTS_UNTIL = 0.2, 0.6  # of the training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +52,7 @@ class Stage:
         plain: backgrounds of one colour, without noise.
         samples: in a batch.
         sorts: how often batches are of each sort.
+        asks: whether there are questions; if not, only hints teach, and only the tower.
     """
 
     until: float
@@ -63,27 +63,51 @@ class Stage:
     plain: bool
     samples: int
     sorts: dict[Sort, float]
+    asks: bool = True
 
 
+_SMALL: tuple[Size, ...] = ((160, 160), (192, 128), (128, 192), (192, 192))
 STAGES = (
     Stage(
-        until=0.3,
+        until=0.13,
         sizes=((128, 128),),
         pair_size=(128, 128),
         things=2,
         smallest=0.18,
         plain=True,
-        samples=8,
-        sorts={"picture": 0.92, "clip": 0.03, "pair": 0.03, "talk": 0.02},
+        samples=32,
+        sorts={"picture": 1.0},
+        asks=False,
     ),
     Stage(
-        until=0.55,
-        sizes=((160, 160), (192, 128), (128, 192), (192, 192)),
+        until=0.2,
+        sizes=_SMALL,
         pair_size=(128, 128),
         things=3,
         smallest=0.12,
         plain=False,
-        samples=10,
+        samples=24,
+        sorts={"picture": 1.0},
+        asks=False,
+    ),
+    Stage(
+        until=0.4,
+        sizes=((128, 128),),
+        pair_size=(128, 128),
+        things=2,
+        smallest=0.18,
+        plain=True,
+        samples=16,
+        sorts={"picture": 0.92, "clip": 0.03, "pair": 0.03, "talk": 0.02},
+    ),
+    Stage(
+        until=0.57,
+        sizes=_SMALL,
+        pair_size=(128, 128),
+        things=3,
+        smallest=0.12,
+        plain=False,
+        samples=16,
         sorts={"picture": 0.78, "clip": 0.07, "pair": 0.10, "talk": 0.05},
     ),
     Stage(
@@ -103,7 +127,7 @@ STAGES = (
         things=4,
         smallest=SMALLEST,
         plain=False,
-        samples=12,
+        samples=16,
         sorts={"picture": 0.78, "clip": 0.07, "pair": 0.11, "talk": 0.04},
     ),
 )
@@ -116,7 +140,8 @@ def stage_at(progress: float) -> Stage:
 
 def hint_weight(progress: float) -> float:
     """Of the hints in the loss: falls to nothing, so that in the end only answers count."""
-    return max(0.0, 1.0 - progress / _HINTS_UNTIL)
+    done = (progress - _HINTS_FULL_UNTIL) / (_HINTS_UNTIL - _HINTS_FULL_UNTIL)
+    return min(1.0, max(0.0, 1.0 - done))
 
 
 def fault_share(progress: float) -> float:
@@ -147,7 +172,7 @@ def _case(rng: Random, stage: Stage, sort: Sort, size: Size) -> Case:
             return _pair(rng, stage)
         case "picture":
             scene = _scene(rng, stage, size, stage.things)
-            return Case(media=(scene,), questions=tuple(_questions(scene, rng)))
+            return Case(media=(scene,), questions=tuple(_questions(scene, rng)) if stage.asks else ())
 
 
 def _pair(rng: Random, stage: Stage) -> Case:

@@ -1,9 +1,10 @@
 """Help for the vision tower while it is young: each visual row is asked at once what it shows.
 
-Answers alone teach a tower slowly: the decoder must first find out where to look. So for the first part of the
-training every row also says, through small heads that are thrown away, which colour and which shape lies under it and
-where the sides of that thing are. The three questions go to different tensors, so that these share the work from the
-start: colour to the first deepstack level, shape to the last one, the sides to main.
+Answers alone teach a tower slowly: the decoder must first find out where to look. So every row also says, through small
+heads that are thrown away, which colour and which shape lies under it and where the sides of that thing are. The
+training begins with that alone, and goes on with it for a while beside the questions. The three hints go to different
+tensors, so that these share the work from the start: colour to the first deepstack level, shape to the last one, the
+sides to main.
 
 Legend: B samples, n visual rows of a sample, L levels, H hidden size of the decoder.
 """
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from deploy.demo.scenes.question import Case
 from deploy.demo.scenes.scene import BOX_UNITS, COLOURS, SHAPES, Clip, Scene
 
+_SIDES = 5.0  # weight of their distance, which is small in numbers
 _NOTHING = 0  # colours and shapes count from 1
 _COLOURS = {name: index for index, name in enumerate(COLOURS, start=1)}
 _SHAPES = {name: index for index, name in enumerate(SHAPES, start=1)}
@@ -41,6 +43,16 @@ class Labels:
     sides: torch.Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hinted:
+    """`loss`, a scalar with its graph: cross-entropies, and the distance of the sides where there is something.
+    `colour` and `shape` are the shares of right rows there, 1 where there is nothing."""
+
+    loss: torch.Tensor
+    colour: float
+    shape: float
+
+
 class Hints(nn.Module):
     """The heads."""
 
@@ -50,16 +62,17 @@ class Hints(nn.Module):
         self.shape = nn.Linear(hidden, len(SHAPES) + 1)
         self.sides = nn.Linear(hidden, 4)
 
-    def forward(self, main_BnH: torch.Tensor, levels_LBnH: torch.Tensor, labels: Labels) -> torch.Tensor:
-        """The loss: cross-entropies, and the distance of the sides where there is something."""
+    def forward(self, main_BnH: torch.Tensor, levels_LBnH: torch.Tensor, labels: Labels) -> Hinted:
+        """What the rows of a batch say."""
         device = main_BnH.device
         colours, shapes, sides = (part.to(device) for part in (labels.colours, labels.shapes, labels.sides))
-        loss = F.cross_entropy(self.colour(levels_LBnH[0]).flatten(0, 1), colours.flatten())
-        loss = loss + F.cross_entropy(self.shape(levels_LBnH[-1]).flatten(0, 1), shapes.flatten())
+        said_colours, said_shapes = self.colour(levels_LBnH[0]), self.shape(levels_LBnH[-1])
+        loss = F.cross_entropy(said_colours.flatten(0, 1), colours.flatten())
+        loss = loss + F.cross_entropy(said_shapes.flatten(0, 1), shapes.flatten())
         there = shapes != _NOTHING
         if there.any():
-            loss = loss + 5 * F.l1_loss(self.sides(main_BnH[there]), sides[there])
-        return loss
+            loss = loss + _SIDES * F.l1_loss(self.sides(main_BnH[there]), sides[there])
+        return Hinted(loss=loss, colour=_right(said_colours, colours), shape=_right(said_shapes, shapes))
 
 
 def label(cases: Sequence[Case], rows_hw: tuple[int, int], frames_per_patch: int) -> Labels:
@@ -100,3 +113,8 @@ def _label(scene: Scene, rows_hw: tuple[int, int]) -> list[tuple[int, int, tuple
                     found = (_COLOURS[thing.colour], _SHAPES[thing.shape], (x - left, y - top, right - x, bottom - y))
             labels.append(found)
     return labels
+
+
+def _right(said: torch.Tensor, wanted: torch.Tensor) -> float:
+    there = wanted != _NOTHING
+    return (said.argmax(-1) == wanted)[there].float().mean().item() if there.any() else 1.0

@@ -16,6 +16,7 @@ from deploy.demo.train.batch import REFUSAL, Asked, Batch
 from deploy.demo.train.faults import break_levels
 from deploy.demo.train.forward import logits, see, think
 from deploy.demo.train.hints import Hints
+from deploy.demo.train.pictures import Pictures
 
 BALANCE = 0.01  # weight of the load-balance loss
 _SOFTNESS = 1.0  # deviation of a coordinate's softened target, in steps of the coordinates
@@ -27,13 +28,13 @@ class Outcome:
 
     Attributes:
         loss: scalar, with its graph.
-        answer_loss: of the answers alone.
+        shown: the part of it to report: of the answers alone, or of the hints where nothing was asked.
         scores: (kind, 0 or 1; IoU for grounding) of each question, its answer given token by token; "refusal" for the
-            questions to samples with broken deepstack levels.
+            questions to samples with broken deepstack levels; "row colour" and "row shape" where nothing was asked.
     """
 
     loss: torch.Tensor
-    answer_loss: float
+    shown: float
     scores: list[tuple[Kind | str, float]]
 
 
@@ -55,13 +56,21 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """`logits` `[N, vocabulary]` of the answers' tokens; main `[B, n, H]` and levels `[L, B, n, H]` as the tower made
-    them, None for text alone."""
+    """`logits` `[N, vocabulary]` of the answers' tokens; `seen` is main `[B, n, H]` and levels `[L, B, n, H]` as the
+    tower made them, None for text alone."""
 
     logits: torch.Tensor
     balance: torch.Tensor
-    main: torch.Tensor | None
-    levels: torch.Tensor | None
+    seen: tuple[torch.Tensor, torch.Tensor] | None
+
+
+def run_pictures(
+    model: Qwen3VLMoeForConditionalGeneration, hints: Hints, pictures: Pictures, *, device: torch.device
+) -> Outcome:
+    """Forward of the tower alone on pictures that nothing is asked about."""
+    hinted = hints(*_look(model, pictures, pictures.labels.shapes.shape[0], device), pictures.labels)
+    scores = [("row colour", hinted.colour), ("row shape", hinted.shape)]
+    return Outcome(loss=hinted.loss, shown=hinted.loss.item(), scores=scores)
 
 
 def run_batch(
@@ -91,37 +100,42 @@ def run_batch(
     answer_loss = losses.mean()
     best = made.detach().argmax(-1).cpu()
     loss = answer_loss + BALANCE * prediction.balance
-    if hint_weight and batch.labels is not None:
-        assert prediction.main is not None
-        assert prediction.levels is not None
-        loss = loss + hint_weight * hints(prediction.main, prediction.levels, batch.labels)
+    if hint_weight and batch.pictures is not None:
+        assert prediction.seen is not None
+        loss = loss + hint_weight * hints(*prediction.seen, batch.pictures.labels).loss
     return Outcome(
         loss=loss,
-        answer_loss=answer_loss.item(),
+        shown=answer_loss.item(),
         scores=[_score(asked, batch, best, coordinate_ids) for asked in batch.asked],
     )
 
 
 def predict(model: Qwen3VLMoeForConditionalGeneration, batch: Batch, *, device: torch.device) -> Prediction:
     """Forward of one batch, deepstack levels broken where it says so."""
-    main = levels = broken = None
-    samples = len(batch.ids)
-    if batch.patches is not None:
-        main, levels = see(model.model.visual, batch.patches.to(device), batch.grid_hw)
-        main = main.view(samples, -1, main.shape[-1])
-        levels = levels.view(len(levels), samples, -1, main.shape[-1])
-        broken = break_levels(levels, batch.faults)
+    seen = broken = None
+    if batch.pictures is not None:
+        seen = _look(model, batch.pictures, len(batch.ids), device)
+        broken = break_levels(seen[1], batch.faults)
     hidden = think(
         model.model.language_model,
         batch.ids.to(device),
         batch.positions.to(device),
         batch.mask.to(device),
-        main_BnH=main,
+        main_BnH=seen[0] if seen else None,
         levels_LBnH=broken,
         visual_n=batch.visual.to(device),
     )
     rows = hidden.states.flatten(0, 1)[batch.rows.to(device)]
-    return Prediction(logits=logits(model, rows), balance=hidden.balance, main=main, levels=levels)
+    return Prediction(logits=logits(model, rows), balance=hidden.balance, seen=seen)
+
+
+def _look(
+    model: Qwen3VLMoeForConditionalGeneration, pictures: Pictures, samples: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Main `[B, n, H]` and levels `[L, B, n, H]` of so many samples."""
+    main, levels = see(model.model.visual, pictures.patches.to(device), pictures.grid_hw)
+    size = main.shape[-1]
+    return main.view(samples, -1, size), levels.view(len(levels), samples, -1, size)
 
 
 def _score(asked: Asked, batch: Batch, best: torch.Tensor, coordinate_ids: Sequence[int]) -> tuple[str, float]:

@@ -19,7 +19,7 @@ _ITERATIONS = 5
 _ADAM_SCALE = 0.2
 _MOMENTUM = 0.95
 _BETAS = (0.9, 0.98)
-_ADAM_STATE = ("exp_avg", "exp_avg_sq")
+_ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")  # steps differ: the decoder rests while only the tower learns
 # Embeddings are no maps, routers and heads have few outputs, and the mergers' large matrices would cost most of all.
 _FOR_ADAM = ("embed", ".gate.", "merger", "hints.")
 
@@ -69,23 +69,24 @@ class Optimizer:
                     tensors[f"{kind}/{name}"] = self._adam.state[parameter][kind]
         return tensors
 
-    def load(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-        """What `state` gave after so many steps."""
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Goes on from what `state` gave."""
         for name, momentum in self._momenta.items():
             momentum.copy_(tensors[f"momentum/{name}"])
         for name, parameter in self._others.items():
             if f"{_ADAM_STATE[0]}/{name}" in tensors:
-                moments = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in _ADAM_STATE}
-                self._adam.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+                self._adam.state[parameter] = {
+                    kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in _ADAM_STATE
+                }
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Each of `[..., m, n]` with its singular values pulled close to 1."""
+    """Each of `[..., m, n]` with its singular values pulled close to 1; bfloat16 is exact enough for that."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)).bfloat16()
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    result: torch.Tensor = x.mT if tall else x
+    result: torch.Tensor = (x.mT if tall else x).to(matrices.dtype)
     return result

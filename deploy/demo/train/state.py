@@ -57,5 +57,5 @@ def load(folder: Path, learner: nn.Module, optimizer: Optimizer) -> Progress:
             if weight is None or weight.shape != parameter.shape:
                 raise ValueError(f"{folder / STATE_FILE} is of another model: no {name} {list(parameter.shape)} in it")
             parameter.copy_(weight)
-    optimizer.load(tensors, progress.step)
+    optimizer.load(tensors)
     return progress

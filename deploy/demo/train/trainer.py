@@ -19,8 +19,9 @@ from deploy.demo.train.export import export
 from deploy.demo.train.faults import random_faults
 from deploy.demo.train.filters import cosine_filters
 from deploy.demo.train.hints import Hints
-from deploy.demo.train.loss import Scores, run_batch
+from deploy.demo.train.loss import Scores, run_batch, run_pictures
 from deploy.demo.train.optimizer import Optimizer
+from deploy.demo.train.pictures import Pictures, render
 from deploy.demo.train.rendering import Renderer
 from deploy.demo.train.state import Progress, load, save
 
@@ -47,7 +48,7 @@ class TrainConfig:
 
     model_files: Path
     out: Path
-    steps: int = 5000
+    steps: int = 4500
     seed: int = 0
     learning_rate: float = 3e-3
     warmup: float = 0.02
@@ -113,14 +114,18 @@ class Trainer:
         if last == self._config.steps:
             self._say(f"wrote {export(self.model, self._config.model_files, self._config.out / 'model')}")
 
-    def batch(self, step: int) -> Batch:
-        """What step number `step` learns from."""
+    def batch(self, step: int) -> Batch | Pictures:
+        """What step number `step` learns from: pictures alone as long as nothing is asked."""
         progress = step / self._config.steps
         rng = Random(f"{self._config.seed}/{step}")
         stage = stage_at(progress)
         if self._config.samples is not None:
             stage = replace(stage, samples=self._config.samples)
         cases = draw_cases(rng, stage)
+        if not stage.asks:
+            pictures = render(self._renderer, cases)
+            assert pictures is not None, "a stage without questions has pictures only"
+            return pictures
         seen = bool(cases[0].scenes)
         faults = random_faults(rng, len(cases), fault_share(progress) if seen else 0.0, self._levels)
         return make_batch(self._renderer, cases, faults)
@@ -128,19 +133,23 @@ class Trainer:
     def _step(self) -> None:
         begin = time.monotonic()
         step = self._progress.step
-        outcome = run_batch(
-            self.model,
-            self._hints,
-            self.batch(step),
-            self._renderer.coordinate_ids,
-            hint_weight=hint_weight(step / self._config.steps),
-            device=self._device,
-        )
+        batch = self.batch(step)
+        if isinstance(batch, Pictures):
+            outcome = run_pictures(self.model, self._hints, batch, device=self._device)
+        else:
+            outcome = run_batch(
+                self.model,
+                self._hints,
+                batch,
+                self._renderer.coordinate_ids,
+                hint_weight=hint_weight(step / self._config.steps),
+                device=self._device,
+            )
         outcome.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._learner.parameters(), self._config.clip)
         self._optimizer.step(learning_rate(self._config, step / self._config.steps))
         self._scores.add(outcome.scores)
-        self._losses.append(outcome.answer_loss)
+        self._losses.append(outcome.shown)
         seconds = self._progress.seconds + time.monotonic() - begin
         self._progress = replace(self._progress, step=step + 1, seconds=seconds)
 

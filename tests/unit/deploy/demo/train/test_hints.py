@@ -42,5 +42,10 @@ def test_a_perfect_head_has_no_loss() -> None:
     levels[2, 0, torch.arange(8), labels.shapes[0]] = 50
     main = torch.zeros(1, 8, 32)
     main[0, :, :4] = labels.sides[0]
-    assert hints(main, levels, labels) < 1e-6
-    assert hints(main, levels.flip(0), labels) > 1
+    hinted = hints(main, levels, labels)
+    assert hinted.loss < 1e-6
+    assert (hinted.colour, hinted.shape) == (1.0, 1.0)
+    hinted = hints(main, levels.flip(0), labels)
+    assert hinted.loss > 1
+    assert hinted.colour < 1
+    assert hinted.shape < 1

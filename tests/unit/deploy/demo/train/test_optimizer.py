@@ -46,7 +46,7 @@ def test_its_state_is_all_that_it_remembers() -> None:
     modules, other = learner(), learner()
     optimizer, again = Optimizer(modules, weight_decay=0.1), Optimizer(other, weight_decay=0.1)
     descend(modules, optimizer, 5)
-    again.load({name: tensor.clone() for name, tensor in optimizer.state().items()}, 5)
+    again.load({name: tensor.clone() for name, tensor in optimizer.state().items()})
     other.load_state_dict(modules.state_dict())
     assert descend(modules, optimizer, 5) == descend(other, again, 5)
 

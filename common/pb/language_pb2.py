@@ -26,13 +26,15 @@ from common.pb import common_pb2 as common__pb2
 from common.pb import embedding_pb2 as embedding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0elanguage.proto\x12\x06\x65pd.v1\x1a\x0c\x63ommon.proto\x1a\x0f\x65mbedding.proto\"\x8a\x01\n\x0eSessionCommand\x12$\n\x08generate\x18\x01 \x01(\x0b\x32\x10.epd.v1.GenerateH\x00\x12\x1e\n\x05\x61\x62ort\x18\x02 \x01(\x0b\x32\r.epd.v1.AbortH\x00\x12\'\n\ngrant_lost\x18\x03 \x01(\x0b\x32\x11.epd.v1.GrantLostH\x00\x42\t\n\x07\x63ommand\"\xe2\x01\n\x08Generate\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x0c\n\x04salt\x18\x04 \x01(\x0c\x12\x12\n\nprompt_ids\x18\x05 \x03(\r\x12\x1b\n\x05spans\x18\x06 \x03(\x0b\x32\x0c.epd.v1.Span\x12\x1a\n\x12resumed_output_ids\x18\x07 \x03(\r\x12(\n\x08sampling\x18\x08 \x01(\x0b\x32\x16.epd.v1.SamplingParams\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\t \x01(\x01\"z\n\x04Span\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x12\n\nrow_offset\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x14\n\x0ctoken_offset\x18\x04 \x01(\r\x12\x1a\n\x04grid\x18\x05 \x01(\x0b\x32\x0c.epd.v1.Grid\x12\x11\n\titem_rows\x18\x06 \x01(\r\"\xc4\x01\n\x0eSamplingParams\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x13\n\x0btemperature\x18\x02 \x01(\x01\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\r\n\x05min_p\x18\x05 \x01(\x01\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x0e\n\x06\x63hoice\x18\x07 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nignore_eos\x18\t \x01(\x08\x12\x12\n\nmin_tokens\x18\n \x01(\r\"\'\n\x05\x41\x62ort\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\":\n\tGrantLost\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x10\n\x08grant_id\x18\x03 \x01(\x0c\"\xd8\x01\n\x0cSessionEvent\x12\"\n\x08\x61\x64mitted\x18\x01 \x03(\x0b\x32\x10.epd.v1.Admitted\x12\x1b\n\x05needs\x18\x02 \x03(\x0b\x32\x0c.epd.v1.Need\x12\"\n\x08received\x18\x03 \x03(\x0b\x32\x10.epd.v1.Received\x12#\n\x07outputs\x18\x04 \x03(\x0b\x32\x12.epd.v1.StepOutput\x12\"\n\x08\x66inished\x18\x05 \x03(\x0b\x32\x10.epd.v1.Finished\x12\x1a\n\x04load\x18\x0f \x01(\x0b\x32\x0c.epd.v1.Load\"F\n\x08\x41\x64mitted\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x13\n\x0bneeded_keys\x18\x03 \x03(\x0c\"A\n\x04Need\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x1c\n\x05grant\x18\x03 \x01(\x0b\x32\r.epd.v1.Grant\"\'\n\x08Received\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"/\n\nStepOutput\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\xc6\x02\n\x08\x46inished\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.epd.v1.Finished.Reason\x12\x1c\n\x05\x65rror\x18\x03 \x01(\x0b\x32\r.epd.v1.Error\x12\x1a\n\rstop_token_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x12 \n\x05times\x18\x05 \x03(\x0b\x32\x11.epd.v1.StageTime\x12\x15\n\rprompt_tokens\x18\x06 \x01(\r\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\x12\x15\n\routput_tokens\x18\x08 \x01(\r\"N\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x08\n\x04STOP\x10\x01\x12\n\n\x06LENGTH\x10\x02\x12\x0b\n\x07\x41\x42ORTED\x10\x03\x12\t\n\x05\x45RROR\x10\x04\x42\x10\n\x0e_stop_token_id\"\x16\n\x14GetModelFilesRequest\"5\n\tFileChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\x32\x95\x02\n\x0fLanguageService\x12;\n\x07Session\x12\x16.epd.v1.SessionCommand\x1a\x14.epd.v1.SessionEvent(\x01\x30\x01\x12>\n\x0cGetModelInfo\x12\x1b.epd.v1.GetModelInfoRequest\x1a\x11.epd.v1.ModelInfo\x12\x42\n\rGetModelFiles\x12\x1c.epd.v1.GetModelFilesRequest\x1a\x11.epd.v1.FileChunk0\x01\x12\x41\n\rGetServerInfo\x12\x1c.epd.v1.GetServerInfoRequest\x1a\x12.epd.v1.ServerInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0elanguage.proto\x12\x06\x65pd.v1\x1a\x0c\x63ommon.proto\x1a\x0f\x65mbedding.proto\"\x8a\x01\n\x0eSessionCommand\x12$\n\x08generate\x18\x01 \x01(\x0b\x32\x10.epd.v1.GenerateH\x00\x12\x1e\n\x05\x61\x62ort\x18\x02 \x01(\x0b\x32\r.epd.v1.AbortH\x00\x12\'\n\ngrant_lost\x18\x03 \x01(\x0b\x32\x11.epd.v1.GrantLostH\x00\x42\t\n\x07\x63ommand\"\xe2\x01\n\x08Generate\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x0c\n\x04salt\x18\x04 \x01(\x0c\x12\x12\n\nprompt_ids\x18\x05 \x03(\r\x12\x1b\n\x05spans\x18\x06 \x03(\x0b\x32\x0c.epd.v1.Span\x12\x1a\n\x12resumed_output_ids\x18\x07 \x03(\r\x12(\n\x08sampling\x18\x08 \x01(\x0b\x32\x16.epd.v1.SamplingParams\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\t \x01(\x01\"z\n\x04Span\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x12\n\nrow_offset\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x14\n\x0ctoken_offset\x18\x04 \x01(\r\x12\x1a\n\x04grid\x18\x05 \x01(\x0b\x32\x0c.epd.v1.Grid\x12\x11\n\titem_rows\x18\x06 \x01(\r\"\xbf\x04\n\x0eSamplingParams\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x13\n\x0btemperature\x18\x02 \x01(\x01\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\r\n\x05min_p\x18\x05 \x01(\x01\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x0e\n\x06\x63hoice\x18\x07 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nignore_eos\x18\t \x01(\x08\x12\x12\n\nmin_tokens\x18\n \x01(\r\x12\x18\n\x10presence_penalty\x18\x0b \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x0c \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\r \x01(\x01\x12\x39\n\nlogit_bias\x18\x0e \x03(\x0b\x32%.epd.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x0f \x03(\r\x12(\n\tbad_words\x18\x10 \x03(\x0b\x32\x15.epd.v1.TokenSequence\x12\x15\n\x08logprobs\x18\x11 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x12 \x01(\rH\x01\x88\x01\x01\x12 \n\x07grammar\x18\x13 \x01(\x0b\x32\x0f.epd.v1.Grammar\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"\x1c\n\rTokenSequence\x12\x0b\n\x03ids\x18\x01 \x03(\r\"I\n\x07Grammar\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_token_id\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_after_token_id\"\'\n\x05\x41\x62ort\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\":\n\tGrantLost\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x10\n\x08grant_id\x18\x03 \x01(\x0c\"\x89\x02\n\x0cSessionEvent\x12\"\n\x08\x61\x64mitted\x18\x01 \x03(\x0b\x32\x10.epd.v1.Admitted\x12\x1b\n\x05needs\x18\x02 \x03(\x0b\x32\x0c.epd.v1.Need\x12\"\n\x08received\x18\x03 \x03(\x0b\x32\x10.epd.v1.Received\x12#\n\x07outputs\x18\x04 \x03(\x0b\x32\x12.epd.v1.StepOutput\x12\"\n\x08\x66inished\x18\x05 \x03(\x0b\x32\x10.epd.v1.Finished\x12/\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x16.epd.v1.PromptLogprobs\x12\x1a\n\x04load\x18\x0f \x01(\x0b\x32\x0c.epd.v1.Load\"F\n\x08\x41\x64mitted\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x13\n\x0bneeded_keys\x18\x03 \x03(\x0c\"A\n\x04Need\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x1c\n\x05grant\x18\x03 \x01(\x0b\x32\r.epd.v1.Grant\"\'\n\x08Received\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"X\n\nStepOutput\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\'\n\x08logprobs\x18\x03 \x03(\x0b\x32\x15.epd.v1.TokenLogprobs\"U\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"V\n\x0ePromptLogprobs\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\r\n\x05start\x18\x02 \x01(\r\x12%\n\x06tokens\x18\x03 \x03(\x0b\x32\x15.epd.v1.TokenLogprobs\"\xc6\x02\n\x08\x46inished\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.epd.v1.Finished.Reason\x12\x1c\n\x05\x65rror\x18\x03 \x01(\x0b\x32\r.epd.v1.Error\x12\x1a\n\rstop_token_id\x18\x04 \x01(\rH\x00\x88\x01\x01\x12 \n\x05times\x18\x05 \x03(\x0b\x32\x11.epd.v1.StageTime\x12\x15\n\rprompt_tokens\x18\x06 \x01(\r\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\x12\x15\n\routput_tokens\x18\x08 \x01(\r\"N\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x08\n\x04STOP\x10\x01\x12\n\n\x06LENGTH\x10\x02\x12\x0b\n\x07\x41\x42ORTED\x10\x03\x12\t\n\x05\x45RROR\x10\x04\x42\x10\n\x0e_stop_token_id\"\x16\n\x14GetModelFilesRequest\"5\n\tFileChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\x32\x95\x02\n\x0fLanguageService\x12;\n\x07Session\x12\x16.epd.v1.SessionCommand\x1a\x14.epd.v1.SessionEvent(\x01\x30\x01\x12>\n\x0cGetModelInfo\x12\x1b.epd.v1.GetModelInfoRequest\x1a\x11.epd.v1.ModelInfo\x12\x42\n\rGetModelFiles\x12\x1c.epd.v1.GetModelFilesRequest\x1a\x11.epd.v1.FileChunk0\x01\x12\x41\n\rGetServerInfo\x12\x1c.epd.v1.GetServerInfoRequest\x1a\x12.epd.v1.ServerInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'language_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
   _globals['_SESSIONCOMMAND']._serialized_start=58
   _globals['_SESSIONCOMMAND']._serialized_end=196
   _globals['_GENERATE']._serialized_start=199
@@ -40,29 +42,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPAN']._serialized_start=427
   _globals['_SPAN']._serialized_end=549
   _globals['_SAMPLINGPARAMS']._serialized_start=552
-  _globals['_SAMPLINGPARAMS']._serialized_end=748
-  _globals['_ABORT']._serialized_start=750
-  _globals['_ABORT']._serialized_end=789
-  _globals['_GRANTLOST']._serialized_start=791
-  _globals['_GRANTLOST']._serialized_end=849
-  _globals['_SESSIONEVENT']._serialized_start=852
-  _globals['_SESSIONEVENT']._serialized_end=1068
-  _globals['_ADMITTED']._serialized_start=1070
-  _globals['_ADMITTED']._serialized_end=1140
-  _globals['_NEED']._serialized_start=1142
-  _globals['_NEED']._serialized_end=1207
-  _globals['_RECEIVED']._serialized_start=1209
-  _globals['_RECEIVED']._serialized_end=1248
-  _globals['_STEPOUTPUT']._serialized_start=1250
-  _globals['_STEPOUTPUT']._serialized_end=1297
-  _globals['_FINISHED']._serialized_start=1300
-  _globals['_FINISHED']._serialized_end=1626
-  _globals['_FINISHED_REASON']._serialized_start=1530
-  _globals['_FINISHED_REASON']._serialized_end=1608
-  _globals['_GETMODELFILESREQUEST']._serialized_start=1628
-  _globals['_GETMODELFILESREQUEST']._serialized_end=1650
-  _globals['_FILECHUNK']._serialized_start=1652
-  _globals['_FILECHUNK']._serialized_end=1705
-  _globals['_LANGUAGESERVICE']._serialized_start=1708
-  _globals['_LANGUAGESERVICE']._serialized_end=1985
+  _globals['_SAMPLINGPARAMS']._serialized_end=1127
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1046
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1094
+  _globals['_TOKENSEQUENCE']._serialized_start=1129
+  _globals['_TOKENSEQUENCE']._serialized_end=1157
+  _globals['_GRAMMAR']._serialized_start=1159
+  _globals['_GRAMMAR']._serialized_end=1232
+  _globals['_ABORT']._serialized_start=1234
+  _globals['_ABORT']._serialized_end=1273
+  _globals['_GRANTLOST']._serialized_start=1275
+  _globals['_GRANTLOST']._serialized_end=1333
+  _globals['_SESSIONEVENT']._serialized_start=1336
+  _globals['_SESSIONEVENT']._serialized_end=1601
+  _globals['_ADMITTED']._serialized_start=1603
+  _globals['_ADMITTED']._serialized_end=1673
+  _globals['_NEED']._serialized_start=1675
+  _globals['_NEED']._serialized_end=1740
+  _globals['_RECEIVED']._serialized_start=1742
+  _globals['_RECEIVED']._serialized_end=1781
+  _globals['_STEPOUTPUT']._serialized_start=1783
+  _globals['_STEPOUTPUT']._serialized_end=1871
+  _globals['_TOKENLOGPROBS']._serialized_start=1873
+  _globals['_TOKENLOGPROBS']._serialized_end=1958
+  _globals['_PROMPTLOGPROBS']._serialized_start=1960
+  _globals['_PROMPTLOGPROBS']._serialized_end=2046
+  _globals['_FINISHED']._serialized_start=2049
+  _globals['_FINISHED']._serialized_end=2375
+  _globals['_FINISHED_REASON']._serialized_start=2279
+  _globals['_FINISHED_REASON']._serialized_end=2357
+  _globals['_GETMODELFILESREQUEST']._serialized_start=2377
+  _globals['_GETMODELFILESREQUEST']._serialized_end=2399
+  _globals['_FILECHUNK']._serialized_start=2401
+  _globals['_FILECHUNK']._serialized_end=2454
+  _globals['_LANGUAGESERVICE']._serialized_start=2457
+  _globals['_LANGUAGESERVICE']._serialized_end=2734
 # @@protoc_insertion_point(module_scope)

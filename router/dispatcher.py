@@ -10,11 +10,12 @@ from common.errors import ContextLengthError, InvalidRequestError, UnavailableEr
 from common.pb import common_pb2, language_pb2
 from router.answer.output import OutputRules
 from router.api.chat import ChatRequest
-from router.budget import Hold
+from router.api.generation import GenerationRequest
 from router.fleet.encodes import MediaItem
 from router.fleet.fleet import Fleet
 from router.generation.choice import Plan
 from router.generation.generation import Generation
+from router.media.budget import Hold
 from router.media.loader import MediaLoader
 from router.model import ServedModel
 from router.problems import ItemError
@@ -38,16 +39,14 @@ class Dispatcher:
         self._loader = loader
         self._workers = workers
 
-    async def plan(self, request: ChatRequest, generation: Generation, *, salt: bytes, hold: Hold) -> Plan:
-        """Everything up to the first word to a language server.
+    async def chat(self, request: ChatRequest, generation: Generation, *, salt: bytes, hold: Hold) -> Plan:
+        """Everything up to the first word to a language server, for a conversation.
 
         Raises:
             EPDError: the request can't be served, or not now.
             ItemError: one of its media is the reason.
         """
-        model = self._fleet.model
-        if model is None:
-            raise UnavailableError("no language server has come up yet")
+        model = self._model()
         conversation = converse(request.messages, request.mm_processor_kwargs, largest_image=model.largest_image)
         self._loader.check_counts(conversation.media)
         self._check_text(conversation.text_bytes, model)
@@ -59,6 +58,15 @@ class Dispatcher:
         )
         items = await self._items(conversation, generation, salt, hold)
         prompt = await self._prompt(model, pieces, items, generation)
+        return self._plan(model, request, prompt, conversation.affinity(salt, [item.key for item in items]))
+
+    def _model(self) -> ServedModel:
+        if self._fleet.model is None:
+            raise UnavailableError("no language server has come up yet")
+        return self._fleet.model
+
+    def _plan(self, model: ServedModel, request: GenerationRequest, prompt: Prompt, affinity: bytes) -> Plan:
+        """What is to be generated after a prompt."""
         return Plan(
             prompt=prompt,
             sampling=self._sampling(model, request, len(prompt.ids)),
@@ -70,7 +78,7 @@ class Dispatcher:
                 hidden=model.special_ids if request.skip_special_tokens else frozenset(),
             ),
             choices=request.n,
-            affinity=conversation.affinity(salt, [item.key for item in items]),
+            affinity=affinity,
         )
 
     async def _items(
@@ -117,10 +125,12 @@ class Dispatcher:
                 f"{size} bytes of text, which are more. Please shorten the messages."
             )
 
-    def _sampling(self, model: ServedModel, request: ChatRequest, prompt_tokens: int) -> language_pb2.SamplingParams:
+    def _sampling(
+        self, model: ServedModel, request: GenerationRequest, prompt_tokens: int
+    ) -> language_pb2.SamplingParams:
         """Raises ContextLengthError if prompt and answer do not fit."""
         room = self._fleet.max_model_len - prompt_tokens
-        wanted = request.max_completion_tokens or request.max_tokens
+        wanted = request.wanted_tokens
         if room < 1 or (wanted is not None and wanted > room):
             more = f" and {wanted} tokens of answer are asked for" if wanted is not None else ""
             raise ContextLengthError(

@@ -8,12 +8,12 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from router.budget import ByteBudget
 from router.config import RouterConfig
 from router.dispatcher import Dispatcher
 from router.fleet.fleet import Fleet
 from router.http.auth import Keys
 from router.http.gate import Gate
+from router.media.budget import ByteBudget
 from router.media.fetch import Fetcher, HostResolver, IPAddress, is_public
 from router.media.grids import GridMemory
 from router.media.loader import MediaLoader

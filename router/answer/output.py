@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from common.pb import language_pb2
 from router.answer.detokenizer import Detokenizer, StopStrings
 
 
@@ -19,6 +21,14 @@ class OutputRules:
     hidden: frozenset[int] = frozenset()  # special tokens, unless the client wants to see them
 
 
+class Taken(NamedTuple):
+    """What came since the last time. Logprobs are one a token, if they are wanted at all."""
+
+    text: str
+    ids: list[int]
+    logprobs: list[language_pb2.TokenLogprobs]
+
+
 class Output:
     """Grows token by token until a stop string ends it, or the language server does."""
 
@@ -27,7 +37,8 @@ class Output:
         self._detokenizer = Detokenizer(table, rules.hidden)
         self._stops = StopStrings(rules.stop, include=rules.include_stop)
         self.ids: list[int] = []
-        self._text: list[str] = []  # not yet taken
+        self._logprobs: list[language_pb2.TokenLogprobs] = []  # not yet taken
+        self._text: list[str] = []  # likewise
         self._taken = 0  # of ids
 
     @property
@@ -35,10 +46,12 @@ class Output:
         """The one that ended it."""
         return self._stops.matched
 
-    def feed(self, tokens: Collection[int]) -> None:
-        """Adds tokens, up to the one that completes a stop string."""
-        for token in tokens:
+    def feed(self, tokens: Sequence[int], logprobs: Sequence[language_pb2.TokenLogprobs] = ()) -> None:
+        """Adds tokens, up to the one that completes a stop string; with the logprobs of each, or none."""
+        for i, token in enumerate(tokens):
             self.ids.append(token)
+            if logprobs:
+                self._logprobs.append(logprobs[i])
             if token in self._rules.stop_ids and not self._rules.include_stop:
                 continue  # the last one: it ends the text and is no part of it
             text = self._detokenizer.feed(token)
@@ -54,8 +67,8 @@ class Output:
         if held := self._stops.flush():
             self._text.append(held)
 
-    def take(self) -> tuple[str, list[int]]:
-        """Text and ids that came since the last time."""
-        text, self._text = "".join(self._text), []
-        ids, self._taken = self.ids[self._taken :], len(self.ids)
-        return text, ids
+    def take(self) -> Taken:
+        """What came since the last time."""
+        taken = Taken("".join(self._text), self.ids[self._taken :], self._logprobs)
+        self._text, self._taken, self._logprobs = [], len(self.ids), []
+        return taken

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
-T = TypeVar("T")
-
-MAX_ENTRIES = 10_000
-# The first fault is the one that is shown, so nobody has to look for others.
-Entries = Annotated[list[T], Field(max_length=MAX_ENTRIES, fail_fast=True)]
-
-
-class RequestModel(BaseModel):
-    """Strict about types, and null is not given."""
-
-    # Unknown fields are kept: `unknown_fields` lists them.
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_not_given(cls, data: Any) -> Any:
-        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+from router.api.request import MAX_ENTRIES, Entries, RequestModel, text_or_list
 
 
 class TextPart(RequestModel):
@@ -41,10 +25,6 @@ class VideoUrl(RequestModel):
 
 def _text_or_object(value: Any) -> str:
     return "text" if isinstance(value, str) else "object"
-
-
-def text_or_list(value: Any) -> str:
-    return "text" if isinstance(value, str) else "list"
 
 
 class ImagePart(RequestModel):
@@ -111,7 +91,7 @@ class AssistantMessage(RequestModel):
     content: TextContent | None = None
     name: str | None = None
     reasoning_content: str | None = None
-    tool_calls: Entries[ToolCall] = []
+    tool_calls: Annotated[Entries[ToolCall], Field(default_factory=list)]
 
 
 class ToolMessage(RequestModel):

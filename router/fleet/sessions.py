@@ -25,6 +25,7 @@ SessionMessage = (
     language_pb2.Admitted
     | language_pb2.Need
     | language_pb2.Received
+    | language_pb2.PromptLogprobs
     | language_pb2.StepOutput
     | language_pb2.Finished
     | SessionLost
@@ -120,7 +121,7 @@ class LanguageSession:
             self._on_load(event.load)
         posts = self._posts
         # What still comes for a request that was aborted meanwhile concerns nobody.
-        for messages in (event.admitted, event.needs, event.received, event.outputs):
+        for messages in (event.admitted, event.needs, event.received, event.prompt_logprobs, event.outputs):
             for message in messages:
                 if (post := posts.get(message.handle)) is not None:
                     post(message)

@@ -19,14 +19,16 @@ class Plan:
     sampling: language_pb2.SamplingParams  # of choice 0
     rules: OutputRules
     choices: int
-    affinity: bytes  # see `Conversation.affinity`
+    affinity: bytes  # what requests have in common that should meet at one language server, for its prefix cache
 
 
 @dataclass(kw_only=True, eq=False)
 class Choice:
-    """One of the n answers. `handle` is 0 while it is at no server."""
+    """One answer: the `number`-th of the `plan.choices`. `handle` is 0 while it is at no server."""
 
-    index: int
+    index: int  # among all answers of the request
+    plan: Plan
+    number: int
     output: Output
     server: LanguageServer | None = None
     session: LanguageSession | None = None
@@ -40,6 +42,7 @@ class Choice:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     last_token_at: float = 0.0
+    prompt_logprobs: list[language_pb2.TokenLogprobs] = field(default_factory=list)  # from the second token on
 
     @property
     def settled(self) -> bool:

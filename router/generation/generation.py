@@ -4,7 +4,7 @@ Everything that happens to it (what language and encode servers say, the client 
 mailbox and is handled in order by one task, so there is nothing to lock and nothing to forget.
 
     learn(items)   sizes of the media        opens an encode stream for every item not seen before
-    start(prompt)  Generate, once a choice   Admitted -> Need, Received ... -> tokens -> Finished
+    start(plans)   Generate, once a choice   Admitted -> Need, Received ... -> tokens -> Finished
     settled()      admitted, and every item is where it has to be: from here on the answer is a 200
     step()         tokens
     close()        whatever still runs is ended
@@ -104,7 +104,7 @@ class Generation:
         self._encodes: dict[bytes, ItemEncode] = {}
         self._by_handle: dict[int, Choice] = {}
         self.choices: list[Choice] = []
-        self._plan: Plan | None = None
+        self.plans: tuple[Plan, ...] = ()
         self.timings: dict[str, float] = {}  # milliseconds by stage
         self.cached_tokens = 0
         self.first_token_s: float | None = None
@@ -151,16 +151,20 @@ class Generation:
         assert metadata is not None
         return metadata
 
-    def start(self, plan: Plan) -> None:
-        """Submits every choice.
+    def start(self, plans: Sequence[Plan]) -> None:
+        """Submits every choice of every plan.
 
         Raises:
             UnavailableError: no language server is ready.
         """
         assert self._fleet.model is not None
-        self._plan = plan
+        self.plans = tuple(plans)
         table = self._fleet.model.token_bytes
-        self.choices = [Choice(index=i, output=Output(plan.rules, table)) for i in range(plan.choices)]
+        numbered = ((plan, number) for plan in plans for number in range(plan.choices))
+        self.choices = [
+            Choice(index=index, plan=plan, number=number, output=Output(plan.rules, table))
+            for index, (plan, number) in enumerate(numbered)
+        ]
         for choice in self.choices:
             self._submit(choice)
 
@@ -187,11 +191,6 @@ class Generation:
             else:
                 self._handle(message)
         return quiet
-
-    @property
-    def plan(self) -> Plan:
-        assert self._plan is not None
-        return self._plan
 
     @property
     def finished(self) -> bool:
@@ -228,6 +227,11 @@ class Generation:
                 # A choice that has left this server ignores what it still says.
                 if (choice := self._by_handle.get(message.handle)) is not None:
                     self._on_session(choice, message)
+            case language_pb2.PromptLogprobs():
+                if (choice := self._by_handle.get(message.handle)) is not None:
+                    # another server begins again from the start
+                    known = 1 + len(choice.prompt_logprobs) - message.start
+                    choice.prompt_logprobs += message.tokens[known:]
             case SessionLost(handle=handle, error=error):
                 if (choice := self._by_handle.get(handle)) is not None:
                     self._on_death(choice, error)
@@ -253,8 +257,8 @@ class Generation:
     ) -> None:
         match message:
             case language_pb2.Admitted():
-                if not choice.admitted and choice.index == 0:
-                    self.cached_tokens = message.cached_tokens
+                if not choice.admitted and choice.number == 0:
+                    self.cached_tokens += message.cached_tokens
                 choice.admitted = True
                 choice.homeless_until = choice.pause = 0.0
                 choice.missing = set(message.needed_keys)
@@ -281,7 +285,7 @@ class Generation:
         elif choice.last_token_at:
             self._metrics.inter_token.observe((now - choice.last_token_at) / len(message.token_ids))
         choice.last_token_at = now
-        choice.output.feed(message.token_ids)
+        choice.output.feed(message.token_ids, message.logprobs)
         if choice.output.stop_string is not None:
             assert choice.session is not None
             choice.session.abort(message.handle, "stop string")
@@ -293,7 +297,7 @@ class Generation:
         match message.reason:
             case language_pb2.Finished.STOP:
                 token = message.stop_token_id if message.HasField("stop_token_id") else None
-                self._finish(choice, "stop", self._shown_stop(token))
+                self._finish(choice, "stop", self._shown_stop(choice, token))
             case language_pb2.Finished.LENGTH:
                 self._finish(choice, "length", None)
             case language_pb2.Finished.ABORTED:
@@ -310,7 +314,7 @@ class Generation:
             case OverloadedError() | ModelMismatchError():
                 choice.refused_by.append(choice.server)
                 self._leave(choice)
-                if choice.admitted or self._fleet.choose_language(self.plan.affinity, choice.refused_by) is not None:
+                if choice.admitted or self._fleet.choose_language(choice.plan.affinity, choice.refused_by) is not None:
                     self._metrics.retries.labels("language").inc()
                     self._submit(choice)
                 else:
@@ -332,7 +336,7 @@ class Generation:
 
     def _submit(self, choice: Choice) -> None:
         """Gives the choice to a server: with the tokens it has, if it comes from another one."""
-        server = self._fleet.choose_language(self.plan.affinity, choice.refused_by)
+        server = self._fleet.choose_language(choice.plan.affinity, choice.refused_by)
         if server is None:
             self._wait_for_server(choice)
             return
@@ -342,13 +346,13 @@ class Generation:
             request_id=self._request_id,
             fingerprint=self._fleet.model.info.fingerprint,
             salt=self._salt,
-            prompt_ids=self.plan.prompt.ids,
-            spans=self.plan.prompt.spans,
+            prompt_ids=choice.plan.prompt.ids,
+            spans=choice.plan.prompt.spans,
             resumed_output_ids=choice.output.ids,
-            sampling=self.plan.sampling,
+            sampling=choice.plan.sampling,
             deadline_seconds=max(0.001, self._deadline - self._loop.time()),
         )
-        generate.sampling.choice = choice.index
+        generate.sampling.choice = choice.number
         choice.server, choice.session = server, server.session
         choice.missing = set()
         choice.handle = server.session.submit(generate, self.mailbox.post)
@@ -376,9 +380,9 @@ class Generation:
         """Goes on at another server, unless the answer is complete and only the last word on it was lost."""
         self._leave(choice)
         ids = choice.output.ids
-        if ids and ids[-1] in self.plan.rules.stop_ids and len(ids) > self.plan.rules.min_tokens:
-            self._finish(choice, "stop", self._shown_stop(ids[-1]))
-        elif len(ids) >= self.plan.sampling.max_tokens:
+        if ids and ids[-1] in choice.plan.rules.stop_ids and len(ids) > choice.plan.rules.min_tokens:
+            self._finish(choice, "stop", self._shown_stop(choice, ids[-1]))
+        elif len(ids) >= choice.plan.sampling.max_tokens:
             self._finish(choice, "length", None)
         else:
             self._metrics.migrations.labels(cause).inc()
@@ -390,9 +394,9 @@ class Generation:
         choice.finish_reason, choice.stop_reason = reason, stop_reason
         self._release()
 
-    def _shown_stop(self, token: int | None) -> int | None:
+    def _shown_stop(self, choice: Choice, token: int | None) -> int | None:
         """A stop token is named to the client if it asked for it; the model's own end of text is not."""
-        return token if token in self.plan.sampling.stop_token_ids else None
+        return token if token in choice.plan.sampling.stop_token_ids else None
 
     # -- media -------------------------------------------------------------------------------------------------------
 

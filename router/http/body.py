@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from starlette.types import Receive
 
 from common.errors import CancelledError
-from router.budget import Hold
+from router.media.budget import Hold
 from router.problems import Problem
 
 # Text and base64 are cheap to parse, structure is not: an empty list, two bytes, becomes an object of 56.

@@ -1,26 +1,31 @@
-"""One chat completion over HTTP: body in, answer or stream out, and everything given back at the end."""
+"""One request over HTTP: body in, answer or stream out, and everything given back at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Generic
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.errors import DeadlineError, EPDError, UnavailableError
-from router.answer.chat import Answer
-from router.api.chat import ChatRequest, Parsed, parse_chat_request
-from router.budget import Hold
+from router.answer.answer import Answer
+from router.answer.shape import Head
+from router.api.generation import GenerationRequest
+from router.api.request import Parsed
+from router.endpoints.endpoint import Endpoint, RequestT
+from router.generation.choice import Plan
 from router.generation.generation import ClientLeft, Generation
 from router.http import sse
 from router.http.body import Body, parse_json
+from router.media.budget import Hold
 from router.problems import ItemError, Problem, problem_of
 from router.services import Services
 
@@ -31,18 +36,20 @@ _SHOWN_FIELDS = 32  # in X-Ignored-Fields
 _LAST_WORD_S = 3.0  # to tell the client what failed
 
 
-class ChatExchange(Response):
-    """The answer to one chat completion, which does all the work when it is sent.
+class Exchange(Response, Generic[RequestT]):
+    """The answer to one request, which does all the work when it is sent.
 
     Args:
         services: of the application.
+        endpoint: the API that it came through.
         request: whose body has not been read.
         request_id: shown to the client and in all logs.
     """
 
-    def __init__(self, services: Services, request: Request, request_id: str) -> None:
+    def __init__(self, services: Services, endpoint: Endpoint[RequestT], request: Request, request_id: str) -> None:
         super().__init__()
         self._services = services
+        self._endpoint = endpoint
         self._request = request
         self._id = request_id
         self._began = time.monotonic()
@@ -92,21 +99,19 @@ class ChatExchange(Response):
         stack.push_async_callback(generation.close, "the request has ended")
         watcher = asyncio.create_task(_watch(receive, generation))
         stack.callback(watcher.cancel)
-        plan = await services.dispatcher.plan(request, generation, salt=salt, hold=hold)
+        plans = await self._endpoint.plan(request, services.dispatcher, generation, salt=salt, hold=hold)
+        answer = self._answer(request, generation, plans)
+        ignored, streams = parsed.ignored, request.stream
         # The media live on as bytes; what they were sent in is not needed any more.
         hold.remove(len(body))
-        request = request.model_copy(update={"messages": []})
-        ignored = parsed.ignored
-        del body, parsed
-        generation.start(plan)
+        del body, parsed, request
         await generation.settled()
         headers = {}
         if ignored:
             services.metrics.ignored_fields.inc(len(ignored))
             headers["x-ignored-fields"] = _header_value(ignored)
-        answer = Answer(request, generation, self._id, services)
-        if not request.stream:
-            content = await answer.whole()
+        if not streams:
+            content = json.dumps(await answer.whole(), ensure_ascii=False).encode()
             await _respond(send, 200, {**headers, "content-type": "application/json"}, content)
             return 200
         await _send_head(send, 200, {**headers, **sse.HEADERS})
@@ -116,15 +121,30 @@ class ChatExchange(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return 200
 
-    async def _parse(self, body: bytearray) -> Parsed:
+    def _answer(self, request: RequestT, generation: Generation, plans: Sequence[Plan]) -> Answer:
+        """Starts the generation. What the answer needs of the request it takes now."""
+        model = self._services.fleet.model
+        assert model is not None
+        head = Head(
+            request_id=self._id,
+            created=int(time.time()),
+            model=request.model or self._services.model_names[0],
+            fingerprint=f"fp_{model.info.fingerprint.hex()[:12]}",
+        )
+        endpoint = self._endpoint
+        generation.start(plans)
+        shape = endpoint.shape(request, head, plans)
+        return Answer(generation, shape, endpoint.reader(request), endpoint.options(request))
+
+    async def _parse(self, body: bytearray) -> Parsed[RequestT]:
         """Raises Problem (400) that names what is wrong."""
 
-        def parse() -> Parsed:
-            return parse_chat_request(parse_json(body), max_choices=self._services.config.max_choices)
+        def parse() -> Parsed[RequestT]:
+            return self._endpoint.parse(parse_json(body), max_choices=self._services.config.max_choices)
 
         return await self._services.workers.run(parse) if len(body) >= _THREAD_BYTES else parse()
 
-    def _check_model(self, request: ChatRequest) -> None:
+    def _check_model(self, request: GenerationRequest) -> None:
         names = self._services.model_names
         if request.model is not None and names and request.model not in names:
             message = f"The model {request.model!r} does not exist; this server has {', '.join(names)}"
@@ -142,12 +162,12 @@ class ChatExchange(Response):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):
                 if self._sent_head:
-                    event = sse.error_event(problem.body())
+                    event = self._endpoint.problem_event(problem)
                     await send({"type": "http.response.body", "body": event, "more_body": False})
                 else:
                     await incoming.discard()
                     headers = {**problem.headers, "content-type": "application/json"}
-                    await _respond(send, problem.status, headers, problem.body())
+                    await _respond(send, problem.status, headers, self._endpoint.problem(problem))
         if problem.status >= 429:
             log.warning("%d %s", problem.status, problem.message, extra={"request_id": self._id})
         return problem.status
@@ -164,17 +184,18 @@ class ChatExchange(Response):
         generation = self._generation
         if generation is not None and generation.choices:
             tokens = sum(len(choice.output.ids) for choice in generation.choices)
-            metrics.prompt_tokens.inc(len(generation.plan.prompt.ids))
+            prompt_tokens = sum(len(plan.prompt.ids) for plan in generation.plans)
+            metrics.prompt_tokens.inc(prompt_tokens)
             metrics.output_tokens.inc(tokens)
             for stage, milliseconds in generation.timings.items():
                 metrics.stage.labels(stage).observe(milliseconds / 1000)
             fields |= {
-                "prompt_tokens": len(generation.plan.prompt.ids),
+                "prompt_tokens": prompt_tokens,
                 "cached_tokens": generation.cached_tokens,
                 "output_tokens": tokens,
                 "first_token": round(generation.first_token_s, 3) if generation.first_token_s is not None else None,
             }
-        log.info("chat completion", extra={"request_id": self._id, **fields})
+        log.info(self._endpoint.name, extra={"request_id": self._id, **fields})
 
 
 async def _watch(receive: Receive, generation: Generation) -> None:

@@ -13,7 +13,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common import __version__
 from router.api.chat import ChatRequest
-from router.http.exchange import ChatExchange
+from router.endpoints.chat import ChatEndpoint
+from router.http.exchange import Exchange
 from router.problems import Problem
 from router.services import Services
 
@@ -107,7 +108,7 @@ def make_routes(services: Services) -> APIRouter:
         },
     )
     async def chat_completions(request: Request) -> Response:
-        return ChatExchange(services, request, request.state.request_id)
+        return Exchange(services, ChatEndpoint(), request, request.state.request_id)
 
     return routes
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import httpx
 
 from common.errors import BadMediaError
-from router.budget import Hold
+from router.media.budget import Hold
 from router.workers import Workers
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address

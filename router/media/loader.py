@@ -13,10 +13,10 @@ from urllib.parse import unquote_to_bytes
 from common.errors import BadMediaError, EPDError, InvalidRequestError
 from common.media_key import media_digest, media_key
 from common.pb import common_pb2
-from router.budget import Hold
 from router.config import RouterConfig
 from router.fleet.encodes import MediaItem
 from router.fleet.fleet import Fleet
+from router.media.budget import Hold
 from router.media.fetch import Fetcher
 from router.problems import ItemError
 from router.workers import Workers

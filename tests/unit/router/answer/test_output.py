@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from tests.unit.router.answer.test_detokenizer import TABLE, TOKENIZER
-
+from common.pb import language_pb2
 from router.answer.output import Output, OutputRules
+from tests.unit.router.answer.test_detokenizer import TABLE, TOKENIZER
 
 EOS = 1128
 
@@ -16,12 +16,20 @@ def test_text_and_ids_are_taken_once() -> None:
     output = Output(OutputRules(), TABLE)
     ids = ids_of("one two")
     output.feed(ids[:2])
-    first, first_ids = output.take()
+    first = output.take()
     output.feed(ids[2:])
-    second, second_ids = output.take()
-    assert first + second == "one two"
-    assert first_ids + second_ids == ids == output.ids
-    assert output.take() == ("", [])
+    second = output.take()
+    assert first.text + second.text == "one two"
+    assert first.ids + second.ids == ids == output.ids
+    assert output.take() == ("", [], [])
+
+
+def test_logprobs_end_where_the_text_does() -> None:
+    output = Output(OutputRules(stop=("two",)), TABLE)
+    ids = ids_of("one two three")
+    logprobs = [language_pb2.TokenLogprobs(rank=rank) for rank in range(len(ids))]
+    output.feed(ids, logprobs)
+    assert output.take().logprobs == logprobs[: len(output.ids)]
 
 
 def test_tokens_after_a_stop_string_do_not_count() -> None:

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import Gauge
 
 from common.errors import BadMediaError, OverloadedError
-from router.budget import ByteBudget, Hold
+from router.media.budget import ByteBudget, Hold
 from router.media.fetch import Fetcher, HostResolver, IPAddress, is_public
 from router.workers import Workers
 from tests.integration.router.web import BODY, Web, web_server

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import Gauge
 
 from common.errors import OverloadedError
-from router.budget import ByteBudget, Hold
+from router.media.budget import ByteBudget, Hold
 
 
 def test_budget() -> None:

@@ -1,0 +1,105 @@
+"""What every API shows of a generation, in terms of none of them; and what an API has to know to show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from common.pb import language_pb2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What an answer is called."""
+
+    request_id: str
+    created: int  # seconds since 1970
+    model: str  # as the client called it
+    fingerprint: str  # of the checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallDelta:
+    """A piece of a tool call; `id` and `name` come with the first one only."""
+
+    index: int  # among the calls of its choice
+    arguments: str  # JSON text, or a piece of it
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """What has been added to a choice."""
+
+    index: int
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[language_pb2.TokenLogprobs] = ()  # one a token, if they are wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """Of a choice."""
+
+    reason: str  # "stop", "length", "tool_calls"
+    stop_reason: str | int | None  # the stop string, or the stop token that the client asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A whole tool call."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A choice from its first token to its last."""
+
+    index: int
+    text: str
+    reasoning: str
+    calls: tuple[Call, ...]
+    token_ids: Sequence[int]
+    logprobs: Sequence[language_pb2.TokenLogprobs]
+    end: End
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Tokens, of all choices together."""
+
+    prompt: int
+    output: int
+    cached: int = 0  # of the prompt: found in the prefix cache
+    visual: int = 0  # of the prompt: rows of images and videos
+    reasoning: int = 0  # of the output
+
+
+class Shape(Protocol):
+    """One answer in the shape of one API. Of `whole` and the other methods a request uses one or the other."""
+
+    keep_alive: bytes  # what a stream that is silent for long may say
+
+    def whole(
+        self, choices: Sequence[Whole], usage: Usage, timings: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """The body of an answer that does not stream."""
+
+    def begin(self, choices: int) -> bytes:
+        """The first events of a stream."""
+
+    def delta(self, delta: Delta, usage: Usage | None = None) -> bytes:
+        """Something new; `usage` so far, if the client wants it all the time."""
+
+    def finish(self, index: int, end: End, usage: Usage | None = None) -> bytes:
+        """Nothing more comes for this choice."""
+
+    def end(self, usage: Usage, timings: Mapping[str, float] | None = None) -> bytes:
+        """The last events."""

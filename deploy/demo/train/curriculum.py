@@ -33,10 +33,10 @@ _WEIGHTS: dict[Kind, float] = {
     "digit": 0.8,
     "follow-up": 0.6,
 }
-_LONGER_TALK = 4  # descriptions of tools make these sequences so much longer
+_LONGER_TALK = 2  # descriptions of tools make these sequences so much longer
 _FAULTS_FROM = 0.65  # of the training
 _FAULT_SHARES = (0.20, 0.10)  # of the samples: then, and at the end
-_HINTS_FULL_UNTIL, _HINTS_UNTIL = 0.2, 0.6  # of the training
+_HINTS_FULL_UNTIL, _HINTS_UNTIL = 0.4, 0.75  # of the training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ STAGES = (
         smallest=0.18,
         plain=True,
         samples=16,
-        sorts={"picture": 0.92, "clip": 0.03, "pair": 0.03, "talk": 0.02},
+        sorts={"picture": 0.88, "clip": 0.05, "pair": 0.04, "talk": 0.03},
     ),
     Stage(
         until=0.57,
@@ -108,7 +108,7 @@ STAGES = (
         smallest=0.12,
         plain=False,
         samples=16,
-        sorts={"picture": 0.78, "clip": 0.07, "pair": 0.10, "talk": 0.05},
+        sorts={"picture": 0.75, "clip": 0.09, "pair": 0.10, "talk": 0.06},
     ),
     Stage(
         until=1.0,
@@ -128,7 +128,7 @@ STAGES = (
         smallest=SMALLEST,
         plain=False,
         samples=16,
-        sorts={"picture": 0.78, "clip": 0.07, "pair": 0.11, "talk": 0.04},
+        sorts={"picture": 0.75, "clip": 0.08, "pair": 0.12, "talk": 0.05},
     ),
 )
 

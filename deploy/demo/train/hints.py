@@ -1,10 +1,10 @@
 """Help for the vision tower while it is young: each visual row is asked at once what it shows.
 
 Answers alone teach a tower slowly: the decoder must first find out where to look. So every row also says, through small
-heads that are thrown away, which colour and which shape lies under it and where the sides of that thing are. The
-training begins with that alone, and goes on with it for a while beside the questions. The three hints go to different
-tensors, so that these share the work from the start: colour to the first deepstack level, shape to the last one, the
-sides to main.
+heads that are thrown away, which colour and which shape lies under it, which digit is written there, and where the
+sides of that thing are. The training begins with that alone, and goes on with it for a while beside the questions. The
+hints go to different tensors, so that these share the work from the start: colour to the first deepstack level, shape
+to the second, digit to the third, the sides to main.
 
 Legend: B samples, n visual rows of a sample, L levels, H hidden size of the decoder.
 """
@@ -20,26 +20,29 @@ from torch import nn
 from torch.nn import functional as F
 
 from deploy.demo.scenes.question import Case
-from deploy.demo.scenes.scene import BOX_UNITS, COLOURS, SHAPES, Clip, Scene
+from deploy.demo.scenes.scene import BOX_UNITS, COLOURS, SHAPES, Clip, Scene, Thing
 
 _SIDES = 5.0  # weight of their distance, which is small in numbers
-_NOTHING = 0  # colours and shapes count from 1
+_NOTHING = 0  # colours, shapes and digits count from 1
+_UNCLEAR = -100  # the edge of a thing runs through the row: it may say what it likes
 _COLOURS = {name: index for index, name in enumerate(COLOURS, start=1)}
 _SHAPES = {name: index for index, name in enumerate(SHAPES, start=1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What lies under the middle of each row.
+    """What lies under each row.
 
     Attributes:
-        colours: `[B, n]`, 0 for nothing.
+        colours: `[B, n]`, 0 for nothing, negative where it is unclear.
         shapes: likewise.
-        sides: `[B, n, 4]`, from that middle to left, top, right and bottom of the thing, as fractions of the picture.
+        digits: likewise; 0 also for a thing without one.
+        sides: `[B, n, 4]`, left, top, right and bottom of the thing, as fractions of the picture.
     """
 
     colours: torch.Tensor
     shapes: torch.Tensor
+    digits: torch.Tensor
     sides: torch.Tensor
 
 
@@ -60,19 +63,21 @@ class Hints(nn.Module):
         super().__init__()
         self.colour = nn.Linear(hidden, len(COLOURS) + 1)
         self.shape = nn.Linear(hidden, len(SHAPES) + 1)
+        self.digit = nn.Linear(hidden, 10 + 1)
         self.sides = nn.Linear(hidden, 4)
 
     def forward(self, main_BnH: torch.Tensor, levels_LBnH: torch.Tensor, labels: Labels) -> Hinted:
         """What the rows of a batch say."""
         device = main_BnH.device
-        colours, shapes, sides = (part.to(device) for part in (labels.colours, labels.shapes, labels.sides))
-        said_colours, said_shapes = self.colour(levels_LBnH[0]), self.shape(levels_LBnH[-1])
-        loss = F.cross_entropy(said_colours.flatten(0, 1), colours.flatten())
-        loss = loss + F.cross_entropy(said_shapes.flatten(0, 1), shapes.flatten())
-        there = shapes != _NOTHING
+        colours, shapes, digits = (part.to(device) for part in (labels.colours, labels.shapes, labels.digits))
+        said = self.colour(levels_LBnH[0]), self.shape(levels_LBnH[1]), self.digit(levels_LBnH[2])
+        loss = main_BnH.new_zeros(())
+        for logits, wanted in zip(said, (colours, shapes, digits), strict=True):
+            loss = loss + F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=_UNCLEAR)
+        there = shapes > _NOTHING
         if there.any():
-            loss = loss + _SIDES * F.l1_loss(self.sides(main_BnH[there]), sides[there])
-        return Hinted(loss=loss, colour=_right(said_colours, colours), shape=_right(said_shapes, shapes))
+            loss = loss + _SIDES * F.l1_loss(self.sides(main_BnH[there]), labels.sides.to(device)[there])
+        return Hinted(loss=loss, colour=_right(said[0], colours), shape=_right(said[1], shapes))
 
 
 def label(cases: Sequence[Case], rows_hw: tuple[int, int], frames_per_patch: int) -> Labels:
@@ -86,11 +91,23 @@ def label(cases: Sequence[Case], rows_hw: tuple[int, int], frames_per_patch: int
     samples = [
         [entry for scene in _pictures(case, frames_per_patch) for entry in _label(scene, rows_hw)] for case in cases
     ]
-    return Labels(
-        colours=torch.tensor([[entry[0] for entry in sample] for sample in samples]),
-        shapes=torch.tensor([[entry[1] for entry in sample] for sample in samples]),
-        sides=torch.tensor([[entry[2] for entry in sample] for sample in samples]),
-    )
+
+    def column(name: str) -> torch.Tensor:
+        return torch.tensor([[getattr(entry, name) for entry in sample] for sample in samples])
+
+    return Labels(colours=column("colour"), shapes=column("shape"), digits=column("digit"), sides=column("sides"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    colour: int
+    shape: int
+    digit: int
+    sides: tuple[float, ...] = (0.0,) * 4
+
+
+_EMPTY = _Row(colour=_NOTHING, shape=_NOTHING, digit=_NOTHING)
+_EDGE = _Row(colour=_UNCLEAR, shape=_UNCLEAR, digit=_UNCLEAR)
 
 
 def _pictures(case: Case, frames_per_patch: int) -> Sequence[Scene]:
@@ -99,22 +116,33 @@ def _pictures(case: Case, frames_per_patch: int) -> Sequence[Scene]:
     return case.media
 
 
-def _label(scene: Scene, rows_hw: tuple[int, int]) -> list[tuple[int, int, tuple[float, ...]]]:
-    """(colour, shape, sides) of each row, in raster order."""
+def _label(scene: Scene, rows_hw: tuple[int, int]) -> list[_Row]:
+    """Of each row, in raster order: of the topmost thing that holds its middle, or whose middle it holds."""
     height, width = rows_hw
-    labels = []
-    for row in range(height):
-        for column in range(width):
-            x, y = (column + 0.5) / width, (row + 0.5) / height
-            found: tuple[int, int, tuple[float, ...]] = (_NOTHING, _NOTHING, (0.0,) * 4)
-            for thing in scene.things:  # the last one lies on top
-                if math.hypot(x * scene.width - thing.x, y * scene.height - thing.y) <= thing.radius:
-                    left, top, right, bottom = (side / BOX_UNITS for side in thing.box(scene.width, scene.height))
-                    found = (_COLOURS[thing.colour], _SHAPES[thing.shape], (x - left, y - top, right - x, bottom - y))
-            labels.append(found)
-    return labels
+    high, wide = scene.height / height, scene.width / width
+    rows = []
+    for place in range(height * width):
+        x, y = (place % width + 0.5) * wide, (place // width + 0.5) * high
+        found = _EMPTY
+        for thing in scene.things:  # the last one lies on top
+            distance = math.hypot(x - thing.x, y - thing.y)
+            if distance <= thing.radius or (abs(x - thing.x) <= wide / 2 and abs(y - thing.y) <= high / 2):
+                found = _row(thing, scene)
+            elif found is _EMPTY and distance < thing.radius + math.hypot(wide, high) / 2:
+                found = _EDGE
+        rows.append(found)
+    return rows
+
+
+def _row(thing: Thing, scene: Scene) -> _Row:
+    return _Row(
+        colour=_COLOURS[thing.colour],
+        shape=_SHAPES[thing.shape],
+        digit=_NOTHING if thing.digit is None else 1 + thing.digit,
+        sides=tuple(side / BOX_UNITS for side in thing.box(scene.width, scene.height)),
+    )
 
 
 def _right(said: torch.Tensor, wanted: torch.Tensor) -> float:
-    there = wanted != _NOTHING
+    there = wanted > _NOTHING
     return (said.argmax(-1) == wanted)[there].float().mean().item() if there.any() else 1.0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from deploy.demo.scenes.question import Case
@@ -7,25 +9,27 @@ from deploy.demo.scenes.scene import COLOURS, SHAPES, Background, Clip, Scene, T
 from deploy.demo.train.hints import Hints, label
 
 PLAIN = Background(pattern="plain", first=(255, 255, 255), second=(255, 255, 255), period=8)
-THING = Thing(shape="square", colour="blue", tint=COLOURS["blue"], x=48, y=16, radius=15)
+THING = Thing(shape="square", colour="blue", tint=COLOURS["blue"], x=48, y=16, radius=15, digit=7)
 SCENE = Scene(width=128, height=64, things=(THING,), background=PLAIN, noise=0, noise_seed=0)
 
 
 def test_labels_are_in_raster_order() -> None:
     labels = label([Case(media=(SCENE, SCENE), questions=())], (2, 4), 2)
     colour, shape = 1 + list(COLOURS).index("blue"), 1 + SHAPES.index("square")
-    assert labels.colours.tolist() == [[0, colour, 0, 0, 0, 0, 0, 0] * 2]
-    assert labels.shapes.tolist() == [[0, shape, 0, 0, 0, 0, 0, 0] * 2]
-    left, top, right, bottom = (side / 1000 for side in THING.box(128, 64))
-    torch.testing.assert_close(
-        labels.sides[0, 1], torch.tensor([0.375 - left, 0.25 - top, right - 0.375, bottom - 0.25])
-    )
+    for made, value in ((labels.colours, colour), (labels.shapes, shape), (labels.digits, 1 + 7)):
+        assert made.tolist() == [[-100, value, -100, 0, 0, -100, 0, 0] * 2]
+    torch.testing.assert_close(labels.sides[0, 1], torch.tensor([side / 1000 for side in THING.box(128, 64)]))
+
+
+def test_a_row_may_hold_a_small_thing() -> None:
+    scene = replace(SCENE, things=(replace(THING, x=34, y=3, radius=2),))
+    assert label([Case(media=(scene,), questions=())], (2, 4), 2).shapes[0, 1] == 1 + SHAPES.index("square")
 
 
 def test_a_clip_has_the_labels_of_each_temporal_patch() -> None:
     clip = Clip(scene=SCENE, way="right", step=16, frames=4)
     labels = label([Case(media=clip, questions=())], (2, 4), 2)
-    assert labels.shapes[0].nonzero()[:, 0].tolist() == [1, 8 + 2]
+    assert (labels.shapes[0] > 0).nonzero()[:, 0].tolist() == [1, 8 + 2]
 
 
 def test_a_perfect_head_has_no_loss() -> None:
@@ -34,18 +38,18 @@ def test_a_perfect_head_has_no_loss() -> None:
     with torch.no_grad():
         for head in hints.parameters():
             head.zero_()
-        for head, size in ((hints.colour, 9), (hints.shape, 8)):
+        for head, size in ((hints.colour, 9), (hints.shape, 8), (hints.digit, 11)):
             head.weight[:, :size] = torch.eye(size)
         hints.sides.weight[:, :4] = torch.eye(4)
     levels = torch.zeros(3, 1, 8, 32)
-    levels[0, 0, torch.arange(8), labels.colours[0]] = 50
-    levels[2, 0, torch.arange(8), labels.shapes[0]] = 50
+    for level, wanted in enumerate((labels.colours, labels.shapes, labels.digits)):
+        levels[level, 0, torch.arange(8), wanted[0].clamp(min=0)] = 50
     main = torch.zeros(1, 8, 32)
     main[0, :, :4] = labels.sides[0]
     hinted = hints(main, levels, labels)
     assert hinted.loss < 1e-6
     assert (hinted.colour, hinted.shape) == (1.0, 1.0)
-    hinted = hints(main, levels.flip(0), labels)
+    hinted = hints(main, levels.roll(1, dims=0), labels)
     assert hinted.loss > 1
     assert hinted.colour < 1
     assert hinted.shape < 1

@@ -91,6 +91,10 @@ class Thing:
         half = r if self.shape == "circle" else r * 0.86
         return [(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)]
 
+    def takes_digit(self, side: int) -> bool:
+        """Whether one can be read on it, in a picture whose shorter side has so many pixels."""
+        return self.shape in DIGIT_SHAPES and self.radius > 0.17 * side
+
     def box(self, width: int, height: int) -> Box:
         """(left, top, right, bottom) in thousandths of a picture of this size, in steps of `BOX_STEP`."""
         xs, ys = zip(*self.outline, strict=True)

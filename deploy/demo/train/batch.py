@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from deploy.demo.scenes.question import Case, Question
+from deploy.demo.train.names import Named, find_names
 from deploy.demo.train.pictures import Pictures, render
 from deploy.demo.train.rendering import Rendered, Renderer
 
@@ -49,6 +50,7 @@ class Batch:
         soft: `[N]`, whether the token is a coordinate of a box.
         asked: in the order of the N.
         faults: of each sample, by name.
+        named: where things are named.
     """
 
     pictures: Pictures | None
@@ -61,6 +63,7 @@ class Batch:
     soft: torch.Tensor
     asked: tuple[Asked, ...]
     faults: tuple[str | None, ...]
+    named: Named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,7 @@ def make_batch(renderer: Renderer, cases: Sequence[Case], faults: Sequence[str |
         soft=torch.tensor(soft),
         asked=tuple(asked),
         faults=tuple(faults),
+        named=find_names(cases, ids, faults, renderer.tokenize),
     )
 
 

@@ -37,11 +37,13 @@ class Hidden:
 
     Attributes:
         states: `[B, S, H]`, normed.
+        halfway: `[B, S, H]`, behind the layer that takes the last deepstack level.
         balance: the load-balance loss of Switch Transformers (arXiv 2101.03961), formula 4, mean over the layers; 1
             when all experts are used alike.
     """
 
     states: torch.Tensor
+    halfway: torch.Tensor
     balance: torch.Tensor
 
 
@@ -106,6 +108,7 @@ def think(
         hidden = hidden.index_copy(1, visual_n, main_BnH)
     rotation = decoder.rotary_emb(hidden, positions_3BS)
     balances = []
+    halfway = hidden
     for index, layer in enumerate(decoder.layers):
         assert isinstance(layer, Qwen3VLMoeTextDecoderLayer)
         hidden = hidden + _attend(layer.self_attn, _norm(layer.input_layernorm, hidden), rotation, mask_BSS[:, None])
@@ -115,7 +118,8 @@ def think(
         balances.append(balance)
         if levels_LBnH is not None and index < len(levels_LBnH):
             hidden = hidden.index_add(1, visual_n, levels_LBnH[index])
-    return Hidden(states=_norm(decoder.norm, hidden), balance=torch.stack(balances).mean())
+            halfway = hidden
+    return Hidden(states=_norm(decoder.norm, hidden), halfway=halfway, balance=torch.stack(balances).mean())
 
 
 def logits(model: Qwen3VLMoeForConditionalGeneration, states: torch.Tensor) -> torch.Tensor:

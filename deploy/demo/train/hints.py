@@ -4,7 +4,8 @@ Answers alone teach a tower slowly: the decoder must first find out where to loo
 heads that are thrown away, which colour and which shape lies under it, which digit is written there, and where the
 sides of that thing are. The training begins with that alone, and goes on with it for a while beside the questions. The
 hints go to different tensors, so that these share the work from the start: colour to the first deepstack level, shape
-to the second, digit to the third, the sides to main.
+to the second, digit to the third, the sides to main. In the decoder there is one hint more: wherever a thing is named,
+it is asked for the sides of that thing, which is what all questions about places, sizes and boxes come down to.
 
 Legend: B samples, n visual rows of a sample, L levels, H hidden size of the decoder.
 """
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from deploy.demo.scenes.question import Case
 from deploy.demo.scenes.scene import BOX_UNITS, COLOURS, SHAPES, Clip, Scene, Thing
+from deploy.demo.train.names import Named
 
 _SIDES = 5.0  # weight of their distance, which is small in numbers
 _NOTHING = 0  # colours, shapes and digits count from 1
@@ -65,6 +67,7 @@ class Hints(nn.Module):
         self.shape = nn.Linear(hidden, len(SHAPES) + 1)
         self.digit = nn.Linear(hidden, 10 + 1)
         self.sides = nn.Linear(hidden, 4)
+        self.named = nn.Linear(hidden, 4)
 
     def forward(self, main_BnH: torch.Tensor, levels_LBnH: torch.Tensor, labels: Labels) -> Hinted:
         """What the rows of a batch say."""
@@ -78,6 +81,14 @@ class Hints(nn.Module):
         if there.any():
             loss = loss + _SIDES * F.l1_loss(self.sides(main_BnH[there]), labels.sides.to(device)[there])
         return Hinted(loss=loss, colour=_right(said[0], colours), shape=_right(said[1], shapes))
+
+    def of_names(self, halfway_BSH: torch.Tensor, named: Named) -> torch.Tensor:
+        """The loss of what names say."""
+        if not len(named.rows):
+            return halfway_BSH.new_zeros(())
+        states_MH = halfway_BSH.flatten(0, 1)[named.rows.to(halfway_BSH.device)]
+        said = self.named(F.rms_norm(states_MH, states_MH.shape[-1:]))
+        return _SIDES * F.l1_loss(said, named.sides.to(said.device))
 
 
 def label(cases: Sequence[Case], rows_hw: tuple[int, int], frames_per_patch: int) -> Labels:

@@ -56,10 +56,11 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """`logits` `[N, vocabulary]` of the answers' tokens; `seen` is main `[B, n, H]` and levels `[L, B, n, H]` as the
-    tower made them, None for text alone."""
+    """`logits` `[N, vocabulary]` of the answers' tokens; `halfway` as in `Hidden`; `seen` is main `[B, n, H]` and
+    levels `[L, B, n, H]` as the tower made them, None for text alone."""
 
     logits: torch.Tensor
+    halfway: torch.Tensor
     balance: torch.Tensor
     seen: tuple[torch.Tensor, torch.Tensor] | None
 
@@ -102,7 +103,8 @@ def run_batch(
     loss = answer_loss + BALANCE * prediction.balance
     if hint_weight and batch.pictures is not None:
         assert prediction.seen is not None
-        loss = loss + hint_weight * hints(*prediction.seen, batch.pictures.labels).loss
+        hinted = hints(*prediction.seen, batch.pictures.labels).loss + hints.of_names(prediction.halfway, batch.named)
+        loss = loss + hint_weight * hinted
     return Outcome(
         loss=loss,
         shown=answer_loss.item(),
@@ -126,7 +128,7 @@ def predict(model: Qwen3VLMoeForConditionalGeneration, batch: Batch, *, device: 
         visual_n=batch.visual.to(device),
     )
     rows = hidden.states.flatten(0, 1)[batch.rows.to(device)]
-    return Prediction(logits=logits(model, rows), balance=hidden.balance, seen=seen)
+    return Prediction(logits=logits(model, rows), halfway=hidden.halfway, balance=hidden.balance, seen=seen)
 
 
 def _look(

@@ -84,6 +84,10 @@ class Renderer:
         visual = np.concatenate(places) if places else np.empty(0, dtype=np.int64)
         return Rendered(ids=prompt.ids, positions=positions, visual=visual, spans=prompt.spans)
 
+    def tokenize(self, text: str) -> list[int]:
+        """As the router does."""
+        return self._model.tokenize(text)
+
     def answer(self, text: str) -> list[int]:
         """The tokens of an answer and the one that ends the turn."""
         return [*self._model.tokenize(text), self.end_id]

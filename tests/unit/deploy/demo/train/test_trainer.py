@@ -107,9 +107,9 @@ def test_schedules() -> None:
     assert stage_at(1.0) is STAGES[-1]
     assert fault_share(0.5) == 0
     assert 0.1 <= fault_share(0.99) < fault_share(0.66) <= 0.2
-    assert hint_weight(0.0) == hint_weight(0.2) == 1.0
-    assert hint_weight(0.4) == pytest.approx(0.5)
-    assert hint_weight(0.6) == hint_weight(1.0) == 0.0
+    assert hint_weight(0.0) == hint_weight(0.4) == 1.0
+    assert hint_weight(0.575) == pytest.approx(0.5)
+    assert hint_weight(0.76) == hint_weight(1.0) == 0.0
 
 
 def test_coordinates_are_tokens() -> None:

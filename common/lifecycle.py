@@ -41,6 +41,7 @@ class Shutdown:
         lifeline = os.environ.pop(LIFELINE, None)
         self._lifeline = int(lifeline) if lifeline else None
         self.reason = ""
+        self._signalled = False
         # Called before a second signal ends the process: to take children along.
         self.at_once: Callable[[], None] = lambda: None
 
@@ -72,17 +73,18 @@ class Shutdown:
             self._loop.remove_reader(self._lifeline)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self.requested:
+        if self._signalled:
             log.warning("%s again: ending at once", number.name)
             self.at_once()
             os._exit(128 + number)
         log.info("%s: shutting down (once more ends at once)", number.name)
+        self._signalled = True
         self.request(number.name)
 
     def _on_parent_gone(self) -> None:
         assert self._lifeline is not None
         self._loop.remove_reader(self._lifeline)
-        log.warning("the parent process is gone: shutting down")
+        log.info("the parent process is gone or has let go: shutting down")
         self.request("parent process gone")
 
 

@@ -36,7 +36,7 @@ PASSED_ON = {
         *("model", "revision", "dtype", "max_model_len", "max_num_seqs", "max_step_tokens"),
         *("kv_cache_bytes", "gpu_memory_fraction", "inbox_bytes"),
     ),
-    "router": ("host", "port", "served_model_name", "api_key_file"),
+    "router": ("host", "port", "workers", "served_model_name", "api_key_file"),
 }
 
 

@@ -28,6 +28,7 @@ class ServeConfig(CommonOptions):
     served_model_name: tuple[str, ...] = option((), help="names that requests may use (default: the model's base name)")
     host: str = option("127.0.0.1", help="HTTP: 0.0.0.0 opens it to other machines")
     port: int = option(8000, help="HTTP; 0 takes a free one, see --state-file")
+    workers: int | None = option(None, help="processes of the router, which share the port")
     api_key: tuple[str, ...] = option((), help="keys that clients must present", secret=True)
     api_key_file: Path | None = option(None, help="file with one such key a line")
     encoders: int | None = option(None, help="encode servers (default: as many as --encode-devices, or 1)")

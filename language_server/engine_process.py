@@ -4,7 +4,8 @@
           <---EngineEvents-------             the arena is a memory file that both have mapped
 
 The loop takes all commands that wait, makes one step, sends what happened. When a step had nothing to do it sleeps
-until the next command or deadline. It ends when the front says stop, or is gone.
+until the next command or deadline, or until one of the engine's threads wakes it. It ends when the front says stop, or
+is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import signal
 import sys
 import time
+from multiprocessing import connection as pipes
 from multiprocessing.connection import Connection
 
 from common.logs import setup_logging
@@ -23,6 +25,7 @@ from language_server.engine.arena import Arena
 from language_server.engine.build import build_engine
 from language_server.engine.engine import Engine
 from language_server.engine.options import EngineOptions
+from language_server.wake import Wake
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +37,10 @@ _LONGEST_SLEEP = 3600.0  # seconds; poll() overflows at some weeks
 class EngineLoop:
     """Feeds one engine from one connection."""
 
-    def __init__(self, engine: Engine, connection: Connection) -> None:
+    def __init__(self, engine: Engine, connection: Connection, wake: Wake) -> None:
         self._engine = engine
         self._connection = connection
+        self._wake = wake
         self._commands = 0
         self._stopped = False
 
@@ -55,7 +59,8 @@ class EngineLoop:
         if wait:
             deadline = self._engine.next_deadline()
             seconds = _LONGEST_SLEEP if deadline is None else deadline - time.monotonic()
-            self._connection.poll(min(max(seconds, 0.0), _LONGEST_SLEEP))
+            pipes.wait([self._connection, self._wake.fd], min(max(seconds, 0.0), _LONGEST_SLEEP))
+        self._wake.clear()
         while self._connection.poll(0):
             for command in pb.EngineCommands.FromString(self._connection.recv_bytes()).commands:
                 self._apply(command)
@@ -102,15 +107,17 @@ def main(argv: list[str]) -> int:
 
     _end_with_parent()
     connection = Connection(arguments.socket_fd)
+    wake = Wake()
     try:
-        engine, info = build_engine(arguments.options, Arena(arguments.arena_fd, arguments.arena_bytes))
+        arena = Arena(arguments.arena_fd, arguments.arena_bytes)
+        engine, info = build_engine(arguments.options, arena, wake=wake.set)
     except Exception as error:
         log.debug("can't start", exc_info=True)
         connection.send_bytes(pb.EngineEvents(failed=str(error) or type(error).__name__).SerializeToString())
         return 1
     try:
         connection.send_bytes(pb.EngineEvents(ready=info).SerializeToString())
-        EngineLoop(engine, connection).run()
+        EngineLoop(engine, connection, wake).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         log.warning("the front is gone: ending")
         return 1

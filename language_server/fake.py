@@ -2,6 +2,14 @@
 
 A tool for testing what stands around it, without weights and without torch. It demands embeddings like a real one,
 receives them into a real inbox, and checks that they are what a fake encode server makes.
+
+What it does with SamplingParams (proto/language.proto), all of which it checks like a real server:
+
+    max_tokens, min_tokens, ignore_eos, stop_token_ids    are honoured
+    logprobs, prompt_logprobs                             are made up, see fake_logprobs.py
+    grammar                                               is not looked at: the script has to say an answer that fits
+    temperature, top_p, top_k, min_p, seed, choice,       have no meaning where nothing is drawn
+    penalties, logit_bias, allowed_token_ids, bad_words
 """
 
 from __future__ import annotations
@@ -64,7 +72,8 @@ class FakeLanguageConfig(CommonOptions):
     inbox_bytes: Size = option(256 << 20, help="room for received embeddings, and for the keys of earlier ones")
     script: Path | None = option(
         None,
-        help="answers: a JSON list, or JSON lines, of objects with match, answer, tokens_per_second, error, message",
+        help="answers: a JSON list, or JSON lines, of objects with match, answer or tokens, delay_seconds, "
+        "tokens_per_second, error, message",
         metavar="FILE",
     )
     rate: float = option(100.0, help="tokens a second of each request; 0: all at once")

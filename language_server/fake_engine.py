@@ -20,11 +20,13 @@ from common.fake_embeddings import fake_embedding
 from common.media_key import MediaKey
 from common.pb import common_pb2, embedding_pb2, engine_pb2
 from common.pb import language_pb2 as pb
+from language_server.fake_logprobs import fake_logprobs
 from language_server.fake_request import FakeAdmission, FakeRequest
 from language_server.inbox import Inbox
 
 _TICK_SECONDS = 0.01
 _MAX_BAD_TRANSFERS = 3  # of one request
+_PIECE_TOKENS = 64  # of a prompt's log probabilities
 
 
 @dataclass(eq=False, kw_only=True)
@@ -142,7 +144,7 @@ class FakeEngine:
             error=error,
             stop_token_id=stop_token_id,
             times=request.times(),
-            prompt_tokens=request.prompt_tokens,
+            prompt_tokens=len(request.prompt_ids),
             output_tokens=request.made,
         )
         for grant_id, granted in list(self._granted.items()):
@@ -161,7 +163,9 @@ class FakeEngine:
             if now >= request.deadline:
                 self._fail(request, DeadlineError("the request's time is up"))
             elif not request.missing:
-                request.started_at = request.started_at or now
+                if request.started_at is None:
+                    request.started_at = now
+                    self._describe_prompt(request)
                 self._say(request, request.due(now))
         self._assign_room()
         events, self._events = self._events, pb.SessionEvent()
@@ -172,6 +176,15 @@ class FakeEngine:
         stats = engine_pb2.EngineStats(values={**self._stats, **gauges})
         self._on_events(engine_pb2.EngineEvents(events=events, stats=stats))
 
+    def _describe_prompt(self, request: FakeRequest) -> None:
+        """Its log probabilities, if they are wanted, in pieces."""
+        if (top := request.sampling.prompt_logprobs) is None:
+            return
+        for start in range(1, len(request.prompt_ids), _PIECE_TOKENS):
+            ids = request.prompt_ids[start : start + _PIECE_TOKENS]
+            tokens = [fake_logprobs(token, top=top, vocab_size=self._admission.vocab_size) for token in ids]
+            self._events.prompt_logprobs.add(handle=request.handle, start=start, tokens=tokens)
+
     def _say(self, request: FakeRequest, due: int) -> None:
         """The tokens of `request` up to `due` in all, or up to its end."""
         tokens: list[int] = []
@@ -180,12 +193,14 @@ class FakeEngine:
             token = request.token(request.made)
             tokens.append(token)
             request.made += 1
-            if token in request.stop_ids and request.made >= request.sampling.min_tokens:
+            if request.stops(token):
                 ended = pb.Finished.STOP, token
             elif request.made >= request.sampling.max_tokens:
                 ended = pb.Finished.LENGTH, None
         if tokens:
-            self._events.outputs.add(handle=request.handle, token_ids=tokens)
+            top, vocab_size = request.sampling.logprobs, self._admission.vocab_size
+            told = [fake_logprobs(token, top=top, vocab_size=vocab_size) for token in tokens if top is not None]
+            self._events.outputs.add(handle=request.handle, token_ids=tokens, logprobs=told)
             self._stats["decode_tokens"] += len(tokens)
         if ended is not None:
             self._finish(request, ended[0], stop_token_id=ended[1])

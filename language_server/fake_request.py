@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from common.media_key import MediaKey
 from common.models.config import ModelConfig, load_config
 from common.pb import common_pb2
 from common.pb import language_pb2 as pb
+from language_server.engine.limits import Limits
+from language_server.engine.sampling_params import SamplingParams, read_sampling
 from language_server.fake_script import Script, default_answer
 
 
@@ -64,13 +67,13 @@ class FakeRequest:
     """
 
     handle: int
-    prompt_tokens: int
+    prompt_ids: Sequence[int]
     missing: dict[MediaKey, int]
-    sampling: pb.SamplingParams
-    stop_ids: frozenset[int]
+    sampling: SamplingParams
     eos_id: int
     answer: list[int]
     filler: int
+    delay: float
     rate: float
     failure: common_pb2.Error | None
     resumed: int
@@ -84,17 +87,21 @@ class FakeRequest:
         """Token `index` of the output; an answer that must not end yet is said again from the start."""
         if index < len(self.answer):
             return self.answer[index]
-        if not self.sampling.ignore_eos and index + 1 >= self.sampling.min_tokens:
+        if self.eos_id in self.sampling.stop_token_ids and index >= self.sampling.min_tokens:
             return self.eos_id
         return self.answer[index % len(self.answer)] if self.answer else self.filler
 
     def due(self, now: float) -> int:
         """How many tokens should be out by now."""
-        if self.started_at is None:
+        if self.started_at is None or now < self.started_at + self.delay:
             return self.made
         if not self.rate:
             return self.sampling.max_tokens
-        return self.resumed + 1 + int((now - self.started_at) * self.rate)
+        return self.resumed + 1 + int((now - self.started_at - self.delay) * self.rate)
+
+    def stops(self, token: int) -> bool:
+        """Whether `token`, just made, is an end."""
+        return token in self.sampling.stop_token_ids and self.made > self.sampling.min_tokens
 
     @property
     def is_over(self) -> bool:
@@ -114,15 +121,33 @@ class FakeAdmission:
     Args:
         max_item_rows: of a media item; 0: the checkpoint has no vision.
         rate: tokens a second where the script does not say; 0: all at once.
+
+    Raises:
+        ValueError: the script has token ids that the model has not.
     """
 
     def __init__(self, model: FakeModel, script: Script, *, max_item_rows: int, rate: float) -> None:
         self._model = model
         self._script = script
-        self._max_item_rows = max_item_rows
         self._rate = rate
         config = model.config
-        self._placeholders = {config.image_token_id, config.video_token_id} - {None}
+        self._limits = Limits(
+            vocab_size=config.text.vocab_size,
+            max_model_len=model.max_model_len,
+            max_item_rows=max_item_rows,
+            merge_size=config.vision.merge_size if config.vision else 1,
+            placeholder_ids=frozenset(
+                token for token in (config.image_token_id, config.video_token_id) if token is not None
+            ),
+            eos_ids=frozenset(model.eos_ids),
+        )
+        for token in itertools.chain.from_iterable(rule.parts for rule in script.rules):
+            if isinstance(token, int) and token >= self.vocab_size:
+                raise ValueError(f"the script says token {token}; the vocabulary has {self.vocab_size}")
+
+    @property
+    def vocab_size(self) -> int:
+        return self._limits.vocab_size
 
     def admit(self, generate: pb.Generate) -> FakeRequest:
         """The request, not yet started.
@@ -131,21 +156,20 @@ class FakeAdmission:
             InvalidRequestError: something in it is out of range or does not fit together.
             ContextLengthError: prompt and answer do not fit the model's context.
         """
-        sampling, resumed = generate.sampling, len(generate.resumed_output_ids)
+        sampling, resumed = read_sampling(generate.sampling, self._limits), len(generate.resumed_output_ids)
         self._check_tokens(generate)
         self._check_spans(generate)
         rule = self._script.find(self._model.tokenizer.decode(list(generate.prompt_ids), skip_special_tokens=False))
-        text = rule.answer if rule is not None else self._describe(generate)
-        stop_ids = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else set(self._model.eos_ids))
+        parts = rule.parts if rule is not None else [self._describe(generate)]
         request = FakeRequest(
             handle=generate.handle,
-            prompt_tokens=len(generate.prompt_ids),
+            prompt_ids=generate.prompt_ids,
             missing={span.key: span.item_rows for span in generate.spans},
             sampling=sampling,
-            stop_ids=frozenset(stop_ids),
             eos_id=self._model.eos_ids[0],
-            answer=self._encode(text),
+            answer=[token for part in parts for token in (self._encode(part) if isinstance(part, str) else [part])],
             filler=self._encode(".")[0],
+            delay=rule.delay_seconds if rule is not None else 0.0,
             rate=rule.tokens_per_second if rule is not None and rule.tokens_per_second else self._rate,
             failure=rule.failure if rule is not None else None,
             resumed=resumed,
@@ -169,28 +193,19 @@ class FakeAdmission:
         )
 
     def _check_tokens(self, generate: pb.Generate) -> None:
-        params, prompt, resumed = generate.sampling, len(generate.prompt_ids), len(generate.resumed_output_ids)
-        vocab_size = self._model.config.text.vocab_size
+        max_tokens, prompt = generate.sampling.max_tokens, len(generate.prompt_ids)
+        resumed, vocab_size = len(generate.resumed_output_ids), self.vocab_size
         if not prompt:
             raise InvalidRequestError("the prompt is empty")
         if (largest := max(itertools.chain(generate.prompt_ids, generate.resumed_output_ids))) >= vocab_size:
             raise InvalidRequestError(f"token id {largest} is outside the vocabulary of {vocab_size}")
-        if params.max_tokens < 1:
-            raise InvalidRequestError("max_tokens has to be at least 1")
-        if resumed >= params.max_tokens:
-            raise InvalidRequestError(f"{resumed} tokens resumed of an answer of {params.max_tokens}")
-        for name, value, high in (
-            ("temperature", params.temperature, 100.0),
-            ("top_p", params.top_p, 1.0),
-            ("min_p", params.min_p, 1.0),
-        ):
-            if not (math.isfinite(value) and 0 <= value <= high):
-                raise InvalidRequestError(f"{name} is {value}, not a number from 0 to {high:g}")
+        if resumed >= max_tokens:
+            raise InvalidRequestError(f"{resumed} tokens resumed of an answer of {max_tokens}")
         limit = self._model.max_model_len
-        if (total := prompt + params.max_tokens) > limit:
+        if (total := prompt + max_tokens) > limit:
             raise ContextLengthError(
                 f"This model's maximum context length is {limit} tokens. The request has {prompt} prompt tokens and "
-                f"asks for up to {params.max_tokens} more: {total} in all."
+                f"asks for up to {max_tokens} more: {total} in all."
             )
 
     def _check_spans(self, generate: pb.Generate) -> None:
@@ -199,14 +214,15 @@ class FakeAdmission:
             end = span.token_offset + span.rows
             if len(span.key) != 32:
                 raise InvalidRequestError(f"a media key of {len(span.key)} bytes instead of 32")
-            if not 0 < span.item_rows <= self._max_item_rows:
+            if not 0 < span.item_rows <= self._limits.max_item_rows:
                 raise InvalidRequestError(
-                    f"a media item of {span.item_rows} visual tokens; this server holds up to {self._max_item_rows}"
+                    f"a media item of {span.item_rows} visual tokens; this server holds up to "
+                    f"{self._limits.max_item_rows}"
                 )
             if span.rows < 1 or end > len(prompt) or span.row_offset + span.rows > span.item_rows:
                 raise InvalidRequestError(f"a span of {span.rows} rows does not fit its item or the prompt")
             inside.update(range(span.token_offset, end))
-        placeholders = {i for i, token in enumerate(prompt) if token in self._placeholders}
+        placeholders = {i for i, token in enumerate(prompt) if token in self._limits.placeholder_ids}
         if placeholders != inside:
             stray = min(placeholders ^ inside)
             raise InvalidRequestError(f"token {stray} is a visual placeholder without a span, or a span without one")

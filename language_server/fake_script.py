@@ -3,15 +3,20 @@
 A script is a JSON list of rules, or a file with one rule a line; the first one that matches is followed:
 
     {"match": "weather", "answer": "It rains.", "tokens_per_second": 20}
+    {"match": "riddle", "answer": "<think>Hm.</think>A river."}
+    {"match": "split", "tokens": ["Hel", "lo", 1234], "delay_seconds": 0.5}
     {"match": "crash", "answer": "Once upon", "error": "INTERNAL", "message": "as the script says"}
 
-`match` is looked for in the decoded prompt (special tokens included); without it a rule fits everything. With `error`
-(a code of proto/common.proto) the request fails once the answer, if there is one, is out.
+`match` is looked for in the decoded prompt (special tokens included); without it a rule fits everything. Special tokens
+in an answer are those tokens. With `tokens` instead of `answer` a script says where tokens begin and end: each text is
+tokenized for itself, a number is a token's id. The first token comes after `delay_seconds`. With `error` (a code of
+proto/common.proto) the request fails once the answer, if there is one, is out.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,6 +33,8 @@ class Rule:
 
     match: str = ""
     answer: str = ""
+    tokens: Sequence[str | int] | None = None
+    delay_seconds: float = 0.0
     tokens_per_second: float | None = None
     error: str | None = None
     message: str = "the script says so"
@@ -36,11 +43,24 @@ class Rule:
         for name in ("match", "answer", "message"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name!r} is a text")
+        if self.tokens is not None:
+            if self.answer:
+                raise ValueError("'answer' and 'tokens' are two ways to say the same: one of them is enough")
+            if not isinstance(self.tokens, list) or not all(_is_token(token) for token in self.tokens):
+                raise ValueError(f"'tokens' is a list of texts and token ids, not {self.tokens!r}")
+        delay = self.delay_seconds
+        if isinstance(delay, bool) or not (isinstance(delay, int | float) and 0 <= delay < math.inf):
+            raise ValueError(f"'delay_seconds' is a number of seconds, not {delay!r}")
         rate = self.tokens_per_second
         if rate is not None and not (isinstance(rate, int | float) and rate > 0):
             raise ValueError(f"'tokens_per_second' is a positive number, not {rate!r}")
         if self.error is not None and self.error not in _CODES:
             raise ValueError(f"'error' is one of {', '.join(_CODES)}, not {self.error!r}")
+
+    @property
+    def parts(self) -> Sequence[str | int]:
+        """The answer: texts that are tokenized each for itself, and token ids."""
+        return self.tokens if self.tokens is not None else [self.answer]
 
     @property
     def failure(self) -> common_pb2.Error | None:
@@ -77,6 +97,10 @@ def default_answer(*, images: int, videos: int, rows: int, prompt_tokens: int) -
     if not seen:
         return f"This is a made-up answer to {prompt_tokens} prompt tokens."
     return f"This is a made-up answer. I see {' and '.join(seen)} of {rows} visual tokens."
+
+
+def _is_token(token: Any) -> bool:
+    return isinstance(token, str) or (isinstance(token, int) and not isinstance(token, bool) and token >= 0)
 
 
 def _lines(text: str) -> list[Any]:

@@ -21,6 +21,13 @@ _COUNTERS = {
     "decode_tokens": ("epd_decode_tokens", "Output tokens computed; over epd_decode_steps_total: the mean batch."),
     "decode_steps": ("epd_decode_steps", "Forward passes with at least one decoding request."),
     "preemptions": ("epd_preemptions", "Requests whose KV blocks were taken for an older one."),
+    "grammars": ("epd_grammars_compiled", "Grammars compiled."),
+    "grammar_compile_seconds": ("epd_grammar_compile_seconds", "Time to compile them, beside the steps."),
+    "grammar_mask_seconds": (
+        "epd_grammar_mask_seconds",
+        "Time to find out which tokens they allow, beside the forward.",
+    ),
+    "grammar_wait_seconds": ("epd_grammar_wait_seconds", "Time that steps waited for that after the forward."),
     "cached_tokens": ("epd_prefix_cached_tokens", "Prompt tokens that the prefix cache had."),
 }
 _GAUGES = {

@@ -96,7 +96,7 @@ class Sessions:
     def deliver(self, events: pb.SessionEvent) -> None:
         """Splits a step's events by session."""
         split: dict[Session, pb.SessionEvent] = defaultdict(pb.SessionEvent)
-        for name in ("admitted", "needs", "received", "outputs", "finished"):
+        for name in ("admitted", "needs", "received", "prompt_logprobs", "outputs", "finished"):
             for event in getattr(events, name):
                 if (owner := self._owners.get(event.handle)) is None:
                     continue

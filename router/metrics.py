@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from common.metrics import STAGE_BUCKETS
 
@@ -10,9 +13,15 @@ _TOKEN_BUCKETS = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25,
 
 
 class RouterMetrics:
-    """All of them, in a registry of their own."""
+    """All of them, in a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        shared: the folder in which the processes of a router count together, which prometheus_client has to know from
+            PROMETHEUS_MULTIPROC_DIR as well; None: there is one process.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -21,12 +30,15 @@ class RouterMetrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
+
         self.accepted = counter("epd_requests_accepted", "Requests that a language server admitted.")
         self.finished = counter("epd_requests_finished", "Requests answered in full.")
         self.failed = counter("epd_requests_failed", "Requests that ended in an error.", "status")
         self.aborted = counter("epd_requests_aborted", "Requests whose client left.")
-        self.running = Gauge("epd_requests_running", "Requests in progress.", registry=self.registry)
-        self.media_bytes = Gauge("epd_media_bytes", "Bodies and media held.", registry=self.registry)
+        self.running = gauge("epd_requests_running", "Requests in progress.")
+        self.media_bytes = gauge("epd_media_bytes", "Bodies and media held.")
         self.retries = counter("epd_retries", "Attempts after the first.", "what")
         self.migrations = counter("epd_migrations", "Requests that went on at another language server.", "cause")
         self.cache_hits = counter("epd_cache_hits", "Look-ups that found something.", "cache")
@@ -37,3 +49,11 @@ class RouterMetrics:
         self.stage = histogram("epd_stage_seconds", "Time by stage of a request.", STAGE_BUCKETS, "stage")
         self.first_token = histogram("epd_time_to_first_token_seconds", "From request to first token.", STAGE_BUCKETS)
         self.inter_token = histogram("epd_inter_token_seconds", "Between a request's tokens.", _TOKEN_BUCKETS)
+
+    def exposition(self) -> bytes:
+        """As Prometheus reads it; of all processes together."""
+        if self._shared is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(together)

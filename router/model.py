@@ -26,21 +26,29 @@ class SamplingDefaults:
     top_p: float
     top_k: int
     min_p: float
+    repetition_penalty: float
 
     @staticmethod
     def of(generation: Mapping[str, Any]) -> SamplingDefaults:
-        if generation.get("do_sample") is False:
-            return SamplingDefaults(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+        """Raises ValueError if the file has what can't be used."""
 
         def number(name: str, otherwise: float) -> float:
             value = generation.get(name)
             return float(value) if value is not None else otherwise
 
+        repetition_penalty = number("repetition_penalty", 1.0)
+        if not 0.01 <= repetition_penalty <= 100:  # as requests may have it
+            raise ValueError(f"generation_config.json: repetition_penalty is {repetition_penalty}")
+        if generation.get("do_sample") is False:
+            return SamplingDefaults(
+                temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=repetition_penalty
+            )
         return SamplingDefaults(
             temperature=number("temperature", 1.0),
             top_p=number("top_p", 1.0),
             top_k=int(number("top_k", 0)),
             min_p=number("min_p", 0.0),
+            repetition_penalty=repetition_penalty,
         )
 
 
@@ -54,14 +62,28 @@ class ServedModel:
     token_bytes: list[bytes]
     longest_token: int  # bytes
     special_ids: frozenset[int]
+    marks: Mapping[str, int]  # ids of added tokens that structure a text: the special ones, and such as <think>
     eos_ids: frozenset[int]
     media_tokens: MediaTokens | None  # None: text only
     largest_image: int  # pixels
     defaults: SamplingDefaults
+    affixes: tuple[list[int], list[int]]  # ids that the tokenizer puts before and behind a text of its own accord
 
     def tokenize(self, text: str) -> list[int]:
+        """Ids of a text in which no special token is seen."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def tokenize_prompt(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Ids of a text in which special tokens are written out; `add_special_tokens`: with the `affixes`."""
+        before, behind = self.affixes if add_special_tokens else ([], [])
+        ids = list(before)
+        for piece in self.template.split(text):
+            if isinstance(piece, str):
+                ids += self.tokenize(piece)
+            else:
+                ids.append(piece)
+        return ids + behind
 
     @staticmethod
     def build(info: common_pb2.ModelInfo, files: Mapping[str, bytes]) -> ServedModel:
@@ -102,10 +124,12 @@ class ServedModel:
             token_bytes=table,
             longest_token=max(map(len, table), default=0),
             special_ids=frozenset(special.values()),
+            marks={token["content"]: token["id"] for token in added if _is_mark(token)},
             eos_ids=_eos_ids(config, generation),
             media_tokens=_media_tokens(config) if info.vision else None,
             largest_image=_largest_image(_json(files, "preprocessor_config.json", optional=True)),
             defaults=SamplingDefaults.of(generation),
+            affixes=_affixes(tokenizer),
         )
 
 
@@ -123,11 +147,23 @@ def _json(files: Mapping[str, bytes], name: str, *, optional: bool = False) -> d
     return content
 
 
+def _is_mark(token: Mapping[str, Any]) -> bool:
+    """As llguidance tells it: such a token is no text in a grammar."""
+    content: str = token["content"]
+    return token["special"] or (content.startswith("<") and content.endswith(">"))
+
+
 def _tokenizer(content: bytes) -> Tokenizer:
     try:
         return Tokenizer.from_str(content.decode())
     except Exception as error:  # noqa: BLE001  (it is what the library raises)
         raise ValueError(f"tokenizer.json: {error}") from None
+
+
+def _affixes(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    plain, full = tokenizer.encode("a", add_special_tokens=False).ids, tokenizer.encode("a").ids
+    start = next(i for i in range(len(full)) if full[i : i + len(plain)] == plain)
+    return full[:start], full[start + len(plain) :]
 
 
 def _template_source(files: Mapping[str, bytes], tokenizer_config: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from common.errors import ContextLengthError, EPDError, InternalError
+from common.errors import ContextLengthError, EPDError, InternalError, InvalidRequestError
 
 _TYPES = {
     429: "rate_limit_error",
@@ -21,7 +21,17 @@ _CODES = {
     503: "unavailable",
     504: "deadline_exceeded",
 }
-_RETRY_AFTER_S = {429: 1, 503: 2}
+_HEADERS = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}, 503: {"retry-after": "2"}}
+# A message may quote what the client sent, which may be long.
+_SHOWN_CHARACTERS = 2000
+
+
+class MediaUnknownError(InvalidRequestError):
+    """An item without content, and no item is known by its uuid."""
+
+
+class MediaExpiredError(InvalidRequestError):
+    """An item without content is known, but no server holds its embedding any more."""
 
 
 class ItemError(Exception):
@@ -46,14 +56,13 @@ class Problem(Exception):
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-        self.param = param
+        self.message = _presentable(message)
+        self.param = _presentable(param) if param is not None else None
         self.code = code or _CODES.get(status)
 
     @property
     def headers(self) -> dict[str, str]:
-        seconds = _RETRY_AFTER_S.get(self.status)
-        return {"retry-after": str(seconds)} if seconds is not None else {}
+        return _HEADERS.get(self.status, {})
 
     def body(self) -> bytes:
         error = {
@@ -77,4 +86,16 @@ def problem_of(error: EPDError | ItemError) -> Problem:
 
 
 def _code(error: EPDError) -> str | None:
-    return "invalid_media" if error.http_status == 400 else None
+    match error:
+        case MediaUnknownError():
+            return "media_unknown"
+        case MediaExpiredError():
+            return "media_expired"
+        case _:
+            return "invalid_media" if error.http_status == 400 else None
+
+
+def _presentable(text: str) -> str:
+    """Half a surrogate pair, which JSON may hold, has no UTF-8."""
+    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} ..."
+    return shown.encode(errors="replace").decode()

@@ -7,18 +7,24 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from router.config import RouterConfig
 from router.dispatcher import Dispatcher
 from router.fleet.fleet import Fleet
 from router.http.auth import Keys
 from router.http.gate import Gate
+from router.http.unknown import UnknownFields
+from router.media.aliases import Aliases
 from router.media.budget import ByteBudget
 from router.media.fetch import Fetcher, HostResolver, IPAddress, is_public
+from router.media.files import LocalFiles
 from router.media.grids import GridMemory
 from router.media.loader import MediaLoader
 from router.metrics import RouterMetrics
 from router.workers import Workers
+
+METRICS = "metrics"  # folder in the shared one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,7 @@ class Services:
     budget: ByteBudget
     grids: GridMemory
     gate: Gate
+    unknown_fields: UnknownFields
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -45,30 +52,39 @@ class Services:
 
 
 @contextlib.asynccontextmanager
-async def make_services(config: RouterConfig) -> AsyncIterator[Services]:
-    """Everything behind the HTTP paths, in touch with the servers until the block ends."""
-    metrics = RouterMetrics()
+async def make_services(config: RouterConfig, *, shared: Path | None = None) -> AsyncIterator[Services]:
+    """Everything behind the HTTP paths, in touch with the servers until the block ends.
+
+    Args:
+        config: of the router.
+        shared: a folder that all processes of this router have in common; None: there is one process.
+    """
+    metrics = RouterMetrics(shared / METRICS if shared is not None else None)
     fleet = Fleet(config)
     workers = Workers("work", os.cpu_count() or 1)
-    lookups = Workers("media-dns", config.media_fetches)
+    waiters = Workers("media", config.media_fetches)  # for name servers and disks
+    files = LocalFiles(config.allowed_local_media_path, timeout=config.media_timeout_seconds, workers=waiters)
+    aliases = Aliases(shared / "aliases.sqlite" if shared is not None else None)
     fetcher = Fetcher(
         timeout=config.media_timeout_seconds,
         connect_timeout=config.media_connect_seconds,
+        stall_timeout=config.media_stall_seconds,
         concurrency=config.media_fetches,
-        resolver=HostResolver(lookups),
+        resolver=HostResolver(waiters),
         allowed=_any_address if config.allow_private_media else is_public,
     )
-    loader = MediaLoader(config=config, fetcher=fetcher, fleet=fleet, workers=workers)
+    loader = MediaLoader(config=config, fetcher=fetcher, files=files, aliases=aliases, fleet=fleet, workers=workers)
     services = Services(
         config=config,
         workers=workers,
         keys=Keys(config.api_key, config.api_key_file),
         fleet=fleet,
-        dispatcher=Dispatcher(fleet=fleet, loader=loader, workers=workers),
+        dispatcher=Dispatcher(fleet=fleet, loader=loader, workers=workers, reasoning=config.reasoning == "auto"),
         metrics=metrics,
         budget=ByteBudget(config.media_budget_bytes, metrics.media_bytes),
         grids=GridMemory(),
         gate=Gate(config.max_requests, metrics),
+        unknown_fields=UnknownFields(strict=config.strict_fields, metrics=metrics),
     )
     try:
         async with asyncio.TaskGroup() as tasks:  # should the watch fail, so does the process
@@ -76,8 +92,9 @@ async def make_services(config: RouterConfig) -> AsyncIterator[Services]:
             yield services
             watching.cancel()
     finally:
+        aliases.close()
         await fetcher.close()
-        lookups.close()
+        waiters.close()
         workers.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ class Outcome:
     finished: pb.Finished | None = None
     needs: list[bytes] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
+    logprobs: list[pb.TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[pb.TokenLogprobs] = field(default_factory=list)  # from the second token on
 
 
 class EngineDriver:
@@ -31,10 +34,12 @@ class EngineDriver:
 
     def __init__(self, model_dir: Path, *, inbox_bytes: int = 1 << 20, **options: object) -> None:
         self.arena = Arena.create(inbox_bytes)
+        self._awake = threading.Event()
         defaults = {"dtype": "float32", "kv_cache_bytes": 4 << 20, "max_num_seqs": 16, "max_step_tokens": 256}
         self.engine, self.info = build_engine(
             EngineOptions(model_dir=str(model_dir), **{**defaults, **options}),
             self.arena,
+            wake=self._awake.set,
         )
         self.supply: dict[bytes, torch.Tensor] = {}
         self.withheld: set[bytes] = set()
@@ -81,8 +86,16 @@ class EngineDriver:
             self.outcomes[need.handle].needs.append(need.key)
         for received in events.events.received:
             self.outcomes[received.handle].received.append(received.key)
+        for piece in events.events.prompt_logprobs:
+            outcome = self.outcomes[piece.handle]
+            assert piece.start == 1 + len(outcome.prompt_logprobs), "pieces come in order, and none twice"
+            assert not outcome.tokens, "a piece after the first token"
+            outcome.prompt_logprobs += piece.tokens
         for output in events.events.outputs:
-            self.outcomes[output.handle].tokens += output.token_ids
+            outcome = self.outcomes[output.handle]
+            assert len(output.logprobs) in (0, len(output.token_ids))
+            outcome.tokens += output.token_ids
+            outcome.logprobs += output.logprobs
         for finished in events.events.finished:
             assert self.outcomes[finished.handle].finished is None, "a request that ended twice"
             self.outcomes[finished.handle].finished = finished
@@ -108,6 +121,9 @@ class EngineDriver:
             if all(self.outcomes[handle].finished is not None for handle in handles):
                 return [self.outcomes[handle].tokens for handle in handles]
             self.step()
+            if self.engine.compiling and self.engine.idle:
+                assert self._awake.wait(60), "a grammar is compiled, and nobody says so"
+            self._awake.clear()
         raise AssertionError(f"not finished after {limit} steps: {self.outcomes}")
 
     def check(self) -> None:

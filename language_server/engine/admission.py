@@ -6,27 +6,13 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from common.errors import ContextLengthError, InvalidRequestError
 from common.models.mrope import mrope_positions
 from common.pb import language_pb2 as pb
-from language_server.engine.request import Request, SamplingParams, Span
-
-# So cold that the likeliest token is certain; dividing by less overflows float32.
-_GREEDY_BELOW = 1e-5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What the model and the machine allow."""
-
-    vocab_size: int
-    max_model_len: int
-    max_item_rows: int  # 0: the checkpoint has no vision
-    merge_size: int
-    placeholder_ids: frozenset[int]
-    eos_ids: frozenset[int]
+from language_server.engine.limits import Limits
+from language_server.engine.request import Request, Span
+from language_server.engine.sampling_params import read_sampling
 
 
 class Admission:
@@ -45,7 +31,9 @@ class Admission:
         """
         prompt_ids = list(generate.prompt_ids)
         resumed = list(generate.resumed_output_ids)
-        sampling = self._sampling(generate.sampling, resumed)
+        sampling = read_sampling(generate.sampling, self.limits)
+        if len(resumed) >= sampling.max_tokens:
+            raise InvalidRequestError(f"{len(resumed)} tokens resumed of an answer of {sampling.max_tokens}")
         self._check_tokens(prompt_ids, resumed)
         if not math.isfinite(generate.deadline_seconds):
             raise InvalidRequestError(f"a deadline in {generate.deadline_seconds} seconds")
@@ -74,33 +62,6 @@ class Admission:
             output_ids=resumed,
             resumed=len(resumed),
             deadline=time.monotonic() + generate.deadline_seconds if generate.deadline_seconds > 0 else None,
-        )
-
-    def _sampling(self, params: pb.SamplingParams, resumed: Sequence[int]) -> SamplingParams:
-        for name, value, low, high in (
-            ("temperature", params.temperature, 0.0, 100.0),
-            ("top_p", params.top_p, 0.0, 1.0),
-            ("min_p", params.min_p, 0.0, 1.0),
-        ):
-            if not (math.isfinite(value) and low <= value <= high):
-                raise InvalidRequestError(f"{name} is {value}, not a number from {low:g} to {high:g}")
-        if params.max_tokens < 1:
-            raise InvalidRequestError("max_tokens has to be at least 1")
-        if len(resumed) >= params.max_tokens:
-            raise InvalidRequestError(f"{len(resumed)} tokens resumed of an answer of {params.max_tokens}")
-        stop_ids = frozenset(params.stop_token_ids)
-        if any(token >= self.limits.vocab_size for token in stop_ids):
-            raise InvalidRequestError(f"a stop token id is outside the vocabulary of {self.limits.vocab_size}")
-        return SamplingParams(
-            max_tokens=params.max_tokens,
-            temperature=params.temperature if params.temperature >= _GREEDY_BELOW else 0.0,
-            top_p=params.top_p or 1.0,
-            top_k=params.top_k,
-            min_p=params.min_p,
-            seed=params.seed,
-            choice=params.choice,
-            stop_token_ids=stop_ids if params.ignore_eos else stop_ids | self.limits.eos_ids,
-            min_tokens=params.min_tokens,
         )
 
     def _check_tokens(self, prompt_ids: Sequence[int], resumed: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 rows of the step     | chunk 0 .......... | chunk 1 | chunk 2 ..... |        T rows
 visual rows          |      [ span ]      |         | span ]        |        taken from the arena
 logits_indices                          ^         ^  (chunk 2 is not at its request's end)
+prompt rows                                 ^^^^^^^^^^^^^^^  (its request wants log probabilities of the prompt)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from common.media_key import MediaKey
 from common.models.forward_batch import ForwardBatch
 from language_server.engine.kv_cache import KVCache
 from language_server.engine.request import Request
-from language_server.engine.scheduler import Schedule
+from language_server.engine.scheduler import Chunk, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,16 @@ class VisualRows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromptRows:
+    """Rows [row, row + len(token_ids)) of the step come before these tokens of the prompt, the first at `start`."""
+
+    request: Request
+    start: int
+    token_ids: list[int]
+    row: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepInputs:
     """input_ids [T], positions [3, T]; `sampled` are the requests that the batch's logits belong to, in order."""
 
@@ -38,12 +49,13 @@ class StepInputs:
     forward_batch: ForwardBatch
     visual: tuple[VisualRows, ...]
     sampled: tuple[Request, ...]
+    prompts: tuple[PromptRows, ...]
 
 
 def build_inputs(schedule: Schedule, kv_cache: KVCache, *, block_size: int, device: torch.device) -> StepInputs:
     """Lays the schedule's chunks one after another. `schedule.chunks` is not empty."""
     ids: list[int] = []
-    positions, slots, visual, logits_rows = [], [], [], []
+    positions, slots, visual, prompts, logits_rows = [], [], [], [], []
     for chunk in schedule.chunks:
         request, first_row = chunk.request, len(ids)
         ids += request.tokens(chunk.start, chunk.end)
@@ -55,6 +67,8 @@ def build_inputs(schedule: Schedule, kv_cache: KVCache, *, block_size: int, devi
             item_row = span.row_offset + first - span.token_offset
             row = first_row + first - chunk.start
             visual.append(VisualRows(key=span.key, item_row=item_row, row=row, count=last - first))
+        if request.needs_all_logits and (rows := prompt_rows(chunk, first_row)) is not None:
+            prompts.append(rows)
         if chunk.samples:
             logits_rows.append(len(ids) - 1)
 
@@ -77,4 +91,16 @@ def build_inputs(schedule: Schedule, kv_cache: KVCache, *, block_size: int, devi
         forward_batch=forward_batch,
         visual=tuple(visual),
         sampled=tuple(chunk.request for chunk in schedule.chunks if chunk.samples),
+        prompts=tuple(prompts),
     )
+
+
+def prompt_rows(chunk: Chunk, first_row: int) -> PromptRows | None:
+    """What the chunk tells about its prompt and has not been told yet, as before a preemption. A row tells the next
+    token's probability."""
+    request = chunk.request
+    start = max(chunk.start + 1, request.next_prompt_logprob)
+    token_ids = request.prompt_ids[start : chunk.end + 1]
+    if not token_ids:
+        return None
+    return PromptRows(request=request, start=start, token_ids=token_ids, row=first_row + start - 1 - chunk.start)

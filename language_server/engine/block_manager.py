@@ -69,7 +69,7 @@ class BlockManager:
         shared but has to be copied: (from, to) is returned, and the copy has to be made before the next forward.
         """
         size = self.block_size
-        if not self._prefix_caching or request.computed != len(request.block_table) * size:
+        if not self._prefix_caching or request.needs_all_logits or request.computed != len(request.block_table) * size:
             return None
         while (end := request.computed + size) <= request.num_tokens:
             block = self._block_of.get(self._hash(request, end // size - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,10 +15,12 @@ from common.models.weights import load_language
 from common.pb import common_pb2 as pb
 from common.rpc import PROTOCOL_VERSION
 from common.tensors import dtype_to_wire, resolve_device, torch_dtype
-from language_server.engine.admission import Limits
 from language_server.engine.arena import Arena
 from language_server.engine.engine import Engine, EngineConfig
+from language_server.engine.grammar import GrammarCompiler
+from language_server.engine.grammar_masks import GrammarMasks
 from language_server.engine.kv_cache import KVCache, KVCacheShape
+from language_server.engine.limits import Limits
 from language_server.engine.model_runner import ModelRunner
 from language_server.engine.options import EngineOptions
 from language_server.engine.sampler import Sampler
@@ -26,8 +29,13 @@ from language_server.engine.sizes import GIB, available_bytes
 log = logging.getLogger(__name__)
 
 
-def build_engine(options: EngineOptions, arena: Arena) -> tuple[Engine, pb.ModelInfo]:
+def build_engine(
+    options: EngineOptions, arena: Arena, *, wake: Callable[[], None] = lambda: None
+) -> tuple[Engine, pb.ModelInfo]:
     """Loads the language tensors of the checkpoint and allocates the KV cache.
+
+    Args:
+        wake: called from any thread when an idle engine has something to do again.
 
     Returns:
         The engine, and what is to be told about the model; all but its fingerprint.
@@ -65,11 +73,13 @@ def build_engine(options: EngineOptions, arena: Arena) -> tuple[Engine, pb.Model
         limits.max_model_len,
         limits.max_item_rows,
     )
+    masks = GrammarMasks(max_rows=options.max_num_seqs, vocab_size=limits.vocab_size, device=device)
     runner = ModelRunner(
         model,
         kv_cache=KVCache(shape, num_blocks=num_blocks, device=device),
         block_size=options.block_size,
-        sampler=Sampler(banned=limits.placeholder_ids, device=device),
+        sampler=Sampler(banned=limits.placeholder_ids, masks=masks, device=device),
+        masks=masks,
         device=device,
     )
     engine_config = EngineConfig(
@@ -94,7 +104,15 @@ def build_engine(options: EngineOptions, arena: Arena) -> tuple[Engine, pb.Model
         max_item_rows=limits.max_item_rows,
         vocab_size=limits.vocab_size,
     )
-    return Engine(engine_config, runner=runner, arena=arena), info
+    grammars = _grammar_compiler(model_dir, limits, wake)
+    return Engine(engine_config, runner=runner, arena=arena, grammars=grammars), info
+
+
+def _grammar_compiler(model_dir: Path, limits: Limits, wake: Callable[[], None]) -> GrammarCompiler | None:
+    tokenizer = model_dir / "tokenizer.json"
+    if not tokenizer.is_file():
+        return None
+    return GrammarCompiler(tokenizer, vocab_size=limits.vocab_size, eos_ids=limits.eos_ids, wake=wake)
 
 
 def _limits(options: EngineOptions, config: ModelConfig, dtype: torch.dtype, num_blocks: int, arena: Arena) -> Limits:

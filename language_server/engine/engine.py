@@ -6,6 +6,7 @@ commands in and carries events out, and a test can do both by hand.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -27,13 +28,18 @@ from common.media_key import MediaKey
 from common.pb import common_pb2, embedding_pb2, engine_pb2
 from common.pb import language_pb2 as pb
 from common.tensors import dtype_from_wire
-from language_server.engine.admission import Admission, Limits
+from language_server.engine.admission import Admission
 from language_server.engine.arena import Arena
 from language_server.engine.block_manager import BlockManager
+from language_server.engine.grammar import GrammarCompiler
+from language_server.engine.limits import Limits
 from language_server.engine.media_ledger import MediaLedger
-from language_server.engine.model_runner import ModelRunner
+from language_server.engine.model_runner import ModelRunner, StepResult
 from language_server.engine.request import Request
-from language_server.engine.scheduler import Chunk, Schedule, Scheduler
+from language_server.engine.scheduler import Schedule, Scheduler
+from language_server.engine.throughput import Throughput
+
+log = logging.getLogger(__name__)
 
 _MAX_BAD_TRANSFERS = 3  # of one item for one request, before it is given up
 
@@ -53,12 +59,25 @@ class EngineConfig:
 
 
 class Engine:
-    """Continuous batching over one model. Not thread-safe: one caller at a time."""
+    """Continuous batching over one model. Not thread-safe: one caller at a time.
 
-    def __init__(self, config: EngineConfig, *, runner: ModelRunner, arena: Arena) -> None:
+    Args:
+        grammars: None when the checkpoint has no tokenizer.json: requests with grammars are refused.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        runner: ModelRunner,
+        arena: Arena,
+        grammars: GrammarCompiler | None = None,
+    ) -> None:
         self._config = config
         self._runner = runner
         self._arena = arena
+        self._grammars = grammars
+        self._compiling: dict[int, Request] = {}  # by handle
         self._admission = Admission(config.limits)
         self._blocks = BlockManager(
             num_blocks=config.num_blocks, block_size=config.block_size, prefix_caching=config.prefix_caching
@@ -72,7 +91,7 @@ class Engine:
         )
         self._bad_transfers: Counter[tuple[int, MediaKey]] = Counter()
         self._events = engine_pb2.EngineEvents()
-        self._rate = _Throughput()
+        self._rate = Throughput()
         self._idle = True
         self.stats: Counter[str] = Counter()
 
@@ -85,6 +104,7 @@ class Engine:
                 raise OverloadedError("the language server's queue is full")
             request = self._admission.admit(generate)
             self._check_items(request)
+            self._compile_grammar(request)
         except EPDError as error:
             self._events.events.finished.add(handle=generate.handle, reason=pb.Finished.ERROR, error=error.to_wire())
             return
@@ -97,6 +117,15 @@ class Engine:
         self.stats["inbox_hits"] += len(items) - len(missing)
         self.stats["inbox_misses"] += len(missing)
         self._events.events.admitted.add(handle=request.handle, cached_tokens=request.computed, needed_keys=missing)
+
+    def _compile_grammar(self, request: Request) -> None:
+        """Begins with it, if there is one; `_collect_grammars` ends it."""
+        if (grammar := request.sampling.grammar) is None:
+            return
+        if self._grammars is None:
+            raise InvalidRequestError("the checkpoint has no tokenizer.json: its server can't follow grammars")
+        request.compiling = self._grammars.submit(grammar, request.output_ids, request.sampling.stop_token_ids)
+        self._compiling[request.handle] = request
 
     def _check_items(self, request: Request) -> None:
         """One key has one size, whoever names it."""
@@ -146,6 +175,11 @@ class Engine:
         """The last step computed nothing: neither will the next, before something arrives or a deadline passes."""
         return self._idle
 
+    @property
+    def compiling(self) -> bool:
+        """Some request waits for its grammar."""
+        return bool(self._compiling)
+
     def next_deadline(self) -> float | None:
         """The soonest deadline of an unfinished request, as time.monotonic()."""
         return min((r.deadline for r in self._scheduler.unfinished.values() if r.deadline is not None), default=None)
@@ -153,14 +187,15 @@ class Engine:
     def step(self) -> engine_pb2.EngineEvents:
         """Computes one batch, if anything can be computed, and returns all that happened since the last step."""
         self._expire()
+        self._collect_grammars()
         self._media.assign_room(self._scheduler.unfinished.values())
         schedule = self._scheduler.schedule()
         self._idle = not schedule.chunks
         if schedule.chunks or schedule.copies:
             started = time.monotonic()
-            tokens = self._runner.run(schedule, self)
+            result = self._runner.run(schedule, self)
             self._rate.add(schedule, time.monotonic() - started)
-            self._postprocess(schedule, tokens)
+            self._postprocess(schedule, result)
         return self._take_events()
 
     def tensor(self, key: MediaKey) -> tuple[EmbeddingLayout, torch.Tensor]:
@@ -171,41 +206,69 @@ class Engine:
         flat = torch.frombuffer(memory, dtype=dtype_from_wire(layout.dtype))
         return layout, flat.view(1 + layout.levels, layout.rows, layout.hidden)
 
-    def _postprocess(self, schedule: Schedule, tokens: list[int | None]) -> None:
+    def _collect_grammars(self) -> None:
+        """Lets go on whose grammar is compiled; what can't be compiled ends its request."""
+        for request in list(self._compiling.values()):
+            assert request.compiling is not None
+            if not request.compiling.done():
+                continue
+            del self._compiling[request.handle]
+            compiling, request.compiling = request.compiling, None
+            if (error := compiling.exception()) is None:
+                request.grammar = compiling.result()
+                if request.grammar.complete:  # by the tokens that were made elsewhere
+                    self._finish(request, pb.Finished.STOP)
+            elif isinstance(error, EPDError):
+                self._fail(request, error)
+            else:
+                log.error("the grammar of %s broke the compiler: %r", request.request_id, error)
+                self._fail(request, InternalError("the grammar broke the compiler"))
+
+    def _postprocess(self, schedule: Schedule, result: StepResult) -> None:
         self._count(schedule)
-        sampled = iter(tokens)
+        for piece in result.prompts:
+            piece.request.next_prompt_logprob = piece.start + len(piece.tokens)
+            self._events.events.prompt_logprobs.add(handle=piece.request.handle, start=piece.start, tokens=piece.tokens)
+        sampled = enumerate(result.draws)
         for chunk in schedule.chunks:
             request = chunk.request
             request.computed = chunk.end
             self._blocks.register(request, chunk.start)
             if not chunk.samples:
                 continue
-            if (token := next(sampled)) is None:
-                self._poisoned(request)
-            else:
-                self._append(request, token)
+            place, draw = next(sampled)
+            match draw:
+                case InternalError():
+                    self._poisoned(request, draw)
+                case EPDError():
+                    self._fail(request, draw)
+                case token:
+                    self._append(request, token, result.logprobs.get(place))
 
-    def _poisoned(self, request: Request) -> None:
+    def _poisoned(self, request: Request, error: InternalError) -> None:
         """Its logits are no numbers: whatever they came from must not be found by anybody else."""
         self._blocks.forget(request)
         for key in {span.key for span in request.spans}:
             self._media.discard(key)
-        self._fail(request, InternalError("the model gave no usable probabilities for the next token"))
+        self._fail(request, error)
 
-    def _append(self, request: Request, token: int) -> None:
+    def _append(self, request: Request, token: int, logprobs: pb.TokenLogprobs | None) -> None:
         if request.first_token_at is None:
             request.first_token_at = time.monotonic()
-        request.output_ids.append(token)
-        self._events.events.outputs.add(handle=request.handle, token_ids=[token])
+        request.append(token)
+        told = [logprobs] if logprobs is not None else []
+        self._events.events.outputs.add(handle=request.handle, token_ids=[token], logprobs=told)
         made, sampling = len(request.output_ids), request.sampling
         if token in sampling.stop_token_ids:
             self._finish(request, pb.Finished.STOP, stop_token_id=token)
+        elif request.grammar is not None and request.grammar.complete:
+            self._finish(request, pb.Finished.STOP)
         elif made >= sampling.max_tokens:
             self._finish(request, pb.Finished.LENGTH)
 
     def _count(self, schedule: Schedule) -> None:
-        decodes = sum(1 for chunk in schedule.chunks if _is_decode(chunk))
-        prefill = sum(chunk.length for chunk in schedule.chunks if not _is_decode(chunk))
+        decodes = sum(1 for chunk in schedule.chunks if chunk.is_decode)
+        prefill = sum(chunk.length for chunk in schedule.chunks if not chunk.is_decode)
         self.stats["steps"] += 1
         self.stats["prefill_tokens"] += prefill
         self.stats["decode_tokens"] += decodes
@@ -233,6 +296,9 @@ class Engine:
         """The one end of a request: everything that it holds is free, and its caller is told."""
         self._scheduler.remove(request)
         self._media.forget(request)
+        if (compiling := self._compiling.pop(request.handle, None)) is not None:
+            assert compiling.compiling is not None
+            compiling.compiling.cancel()
         for key in {span.key for span in request.spans}:
             self._bad_transfers.pop((request.handle, key), None)
         outcome = {pb.Finished.ABORTED: "aborted", pb.Finished.ERROR: "failed"}.get(reason, "finished")
@@ -299,32 +365,9 @@ class Engine:
             "prefix_cached_blocks": self._blocks.cached,
             "inbox_evictions": self._media.evictions,
             "inbox_stolen": self._media.stolen,
+            **self._runner.gauges,
+            **(self._grammars.gauges if self._grammars is not None else {}),
         }
-
-
-class _Throughput:
-    """Prefill tokens a second, as a moving average over the time that prefill takes."""
-
-    def __init__(self) -> None:
-        self._tokens = 0.0
-        self._seconds = 0.0
-
-    def add(self, schedule: Schedule, seconds: float) -> None:
-        """A step's prefill tokens and their share of its time."""
-        tokens = sum(chunk.length for chunk in schedule.chunks)
-        prefill = sum(chunk.length for chunk in schedule.chunks if not _is_decode(chunk))
-        if prefill:
-            keep = 0.9
-            self._tokens = self._tokens * keep + prefill
-            self._seconds = self._seconds * keep + seconds * prefill / tokens
-
-    def seconds(self, tokens: int) -> float:
-        """How long `tokens` will take; 0 before anything was measured."""
-        return tokens * self._seconds / self._tokens if self._tokens else 0.0
-
-
-def _is_decode(chunk: Chunk) -> bool:
-    return chunk.length == 1 and chunk.start >= len(chunk.request.prompt_ids)
 
 
 def _stage_times(request: Request) -> list[common_pb2.StageTime]:

@@ -11,12 +11,16 @@ from __future__ import annotations
 import bisect
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from common.media_key import MediaKey
+from language_server.engine.grammar import GrammarMatcher
+from language_server.engine.logits_rules import LogitsRules
+from language_server.engine.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +39,9 @@ class Span:
         return self.token_offset + self.rows
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingParams:
-    """See proto/language.proto; the draw of token i depends on (seed, choice, i) and the logits only."""
-
-    max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int = 0
-    choice: int = 0
-    stop_token_ids: frozenset[int] = frozenset()
-    min_tokens: int = 0
-
-
 @dataclass(kw_only=True, eq=False)
 class Request:
-    """The engine's record of one request; the scheduler and the block manager write it, nobody else."""
+    """The engine's record of one request; engine, scheduler and block manager write it, nobody else."""
 
     handle: int
     request_id: str
@@ -73,12 +62,28 @@ class Request:
     cached_tokens: int | None = None  # the prefix hit that the caller is told: that of its first start
     active: bool = False  # has been scheduled since it came or was preempted
 
+    compiling: Future[GrammarMatcher] | None = None  # until its grammar is there, it is not scheduled
+    grammar: GrammarMatcher | None = None
+    next_prompt_logprob: int = 1  # the prompt token whose log probability is to be sent next
+
     arrived_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     first_token_at: float | None = None
 
     def __post_init__(self) -> None:
         self._span_ends = [span.end for span in self.spans]  # ascending
+        self.rules = LogitsRules.of(self.sampling, self.prompt_ids)
+        if self.rules is not None:
+            for token in self.output_ids:
+                self.rules.add(token)
+
+    def append(self, token: int) -> None:
+        """The output's next token, to all who follow the output."""
+        self.output_ids.append(token)
+        if self.rules is not None:
+            self.rules.add(token)
+        if self.grammar is not None:
+            self.grammar.feed(token)
 
     @property
     def num_tokens(self) -> int:
@@ -87,6 +92,11 @@ class Request:
     @property
     def remaining(self) -> int:
         return self.num_tokens - self.computed
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Every prompt token has to be computed, for its log probability: cached ones don't help."""
+        return self.sampling.prompt_logprobs is not None and self.next_prompt_logprob < len(self.prompt_ids)
 
     @property
     def lacks_rows(self) -> bool:

@@ -5,13 +5,20 @@ So it is the same in any batch, at any time and on any server, and a request tha
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
 
 import torch
 import xxhash
 
-from language_server.engine.request import Request, SamplingParams
+from common.errors import EPDError, InternalError, InvalidRequestError
+from language_server.engine.grammar_masks import GrammarMasks
+from language_server.engine.logits_rules import RowRules, apply_rules
+from language_server.engine.request import Request
+from language_server.engine.sampling_params import SamplingParams
+
+Draw = int | EPDError  # a token, or why there is none
 
 
 def uniform(seed: int, choice: int, index: int) -> float:
@@ -22,53 +29,96 @@ def uniform(seed: int, choice: int, index: int) -> float:
 class Sampler:
     """Draws one token for each row of logits; `banned` ids (visual placeholders) are never drawn."""
 
-    def __init__(self, *, banned: Iterable[int], device: torch.device) -> None:
+    def __init__(self, *, banned: Iterable[int], masks: GrammarMasks, device: torch.device) -> None:
         self._banned = torch.tensor(sorted(banned), dtype=torch.int64, device=device)
+        self._masks = masks
 
-    def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[int | None]:
-        """The next token of each request; None where nothing can be drawn: logits that are no numbers, or all banned.
+    def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[Draw]:
+        """The next token of each request, or the error that ends it:
+
+        InvalidRequestError: what it asks for leaves no token, or its grammar can't be followed any further.
+        InternalError: its logits are no numbers.
 
         Args:
             logits: [R, vocab] float32, overwritten.
-            requests: [R].
+            requests: [R]; those with grammars are what the masks were started for.
         """
         if self._banned.numel():
             logits.index_fill_(1, self._banned, -torch.inf)
-        for row, request in enumerate(requests):
-            if len(request.output_ids) < request.sampling.min_tokens:
-                logits[row, list(request.sampling.stop_token_ids)] = -torch.inf
+        self._masks.apply(logits)
+        apply_rules(logits, [_row_rules(row, request) for row, request in enumerate(requests) if request.rules])
         best, tokens = logits.max(dim=-1)
         sound = best.isfinite().tolist()
         drawn = [row for row, request in enumerate(requests) if sound[row] and request.sampling.temperature > 0]
         if drawn:
             rows = torch.tensor(drawn, device=logits.device)
             tokens[rows] = self._draw(logits[rows], [requests[row] for row in drawn])
-        return [token if sound[row] else None for row, token in enumerate(tokens.tolist())]
+        draws: list[Draw] = tokens.tolist()
+        for row, request in enumerate(requests):
+            if request.grammar is not None and (error := request.grammar.error) is not None:
+                draws[row] = InvalidRequestError(f"the grammar can't be followed any further: {error}")
+            elif not sound[row]:
+                draws[row] = _no_token(best[row].item(), request)
+        return draws
 
     def _draw(self, logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
-        """Inverse transform sampling from what temperature, top-k, top-p and min-p leave, in that order. [R]."""
+        """Inverse transform sampling from what temperature, top-k, top-p and min-p leave, in that order. [R].
+
+        Over the tokens in order of their ids: there rounding, which differs from batch to batch, only moves the
+        borders between tokens by as little as itself. In order of probability it would swap nearly equal ones.
+        """
         params = [request.sampling for request in requests]
         column = _Columns(params, device=logits.device)
         # The maximum first: a low temperature would make infinities of logits that are not below it.
         logits = logits - logits.max(dim=-1, keepdim=True).values
         probabilities = torch.softmax(logits / column("temperature"), dim=-1)
-        probabilities, ids = probabilities.sort(dim=-1, descending=True, stable=True)
-        rank = torch.arange(probabilities.shape[-1], device=logits.device)
-        top_k = column("top_k")
-        probabilities = probabilities.where((top_k == 0) | (rank < top_k), 0.0)
-        total = probabilities.sum(dim=-1, keepdim=True)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.where((before < column("top_p") * total) | (rank == 0), 0.0)
-        probabilities = probabilities.where(probabilities >= column("min_p") * probabilities[:, :1], 0.0)
+        if sorting := [row for row, p in enumerate(params) if p.top_k or p.top_p < 1]:
+            rows = torch.tensor(sorting, device=logits.device)
+            probabilities[rows] = _likeliest(probabilities[rows], column("top_k")[rows], column("top_p")[rows])
+        if any(p.min_p for p in params):
+            least = column("min_p") * probabilities.max(dim=-1, keepdim=True).values
+            probabilities = probabilities.where(probabilities >= least, 0.0)
         draws = [
             uniform(p.seed, p.choice, len(request.output_ids)) for p, request in zip(params, requests, strict=True)
         ]
-        cumulative = probabilities.cumsum(dim=-1)
-        target = torch.tensor(draws, device=logits.device)[:, None] * cumulative[:, -1:]
-        chosen = (cumulative <= target).sum(dim=-1, keepdim=True)
-        # Rounding may put the target at the very end: the last token that is left, not one that was cut.
-        last = (probabilities > 0).sum(dim=-1, keepdim=True) - 1
-        return ids.gather(-1, torch.minimum(chosen, last)).squeeze(-1)
+        cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+        total = cumulative[:, -1:]
+        target = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * total
+        # Rounding may put the target at the very end, where no token is.
+        target = torch.minimum(target, total.nextafter(torch.zeros_like(total)))
+        return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+
+
+def _row_rules(row: int, request: Request) -> RowRules:
+    assert request.rules is not None
+    complete = request.grammar is not None and request.grammar.complete
+    return RowRules(row=row, rules=request.rules, banned=request.rules.banned(request.output_ids, may_end=complete))
+
+
+def _no_token(best: float, request: Request) -> EPDError:
+    """Why the row's best logit is no number."""
+    exclusions = request.rules.exclusions if request.rules is not None else []
+    if request.grammar is not None and request.grammar.active:
+        exclusions = [*exclusions, "grammar"]
+    if best == -math.inf and exclusions:
+        return InvalidRequestError(f"{' and '.join(exclusions)} leave no token that may come next")
+    return InternalError("the model gave no usable probabilities for the next token")
+
+
+def _likeliest(probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """What top-k, then top-p leave of probabilities [R, vocab]; the rest is 0.
+
+    Args:
+        top_k: [R, 1]; 0: off.
+        top_p: [R, 1] of what top-k leaves; 1: off.
+    """
+    descending, ids = probabilities.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(probabilities.shape[-1], device=probabilities.device)
+    descending = descending.where((top_k == 0) | (rank < top_k), 0.0)
+    total = descending.sum(dim=-1, keepdim=True)
+    before = descending.cumsum(dim=-1) - descending
+    descending = descending.where((before < top_p * total) | (rank == 0), 0.0)
+    return torch.zeros_like(probabilities).scatter_(-1, ids, descending)
 
 
 class _Columns:

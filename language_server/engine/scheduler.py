@@ -2,8 +2,8 @@
 
 Decoding requests take one token each, prefill chunks share what is left of the step's token budget. Blocks are handed
 out in order of arrival; a request that finds none takes them from the youngest request behind it, which is computed
-again later. A request whose next rows have not arrived is passed over, blocks nobody and takes no seat: `max_num_seqs`
-counts the requests of a step.
+again later. A request whose next rows have not arrived, or whose grammar is not compiled yet, is passed over, blocks
+nobody and takes no seat: `max_num_seqs` counts the requests of a step.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ class Chunk:
     @property
     def length(self) -> int:
         return self.end - self.start
+
+    @property
+    def is_decode(self) -> bool:
+        return self.length == 1 and self.start >= len(self.request.prompt_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,8 @@ class Scheduler:
         for request in requests:
             if len(chunks) == self._max_num_seqs:
                 break
+            if request.compiling is not None:
+                continue
             decoding = request.is_decoding  # those have their place in the budget
             if not decoding and budget <= 0:
                 continue

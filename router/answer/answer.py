@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from common.pb import language_pb2
-from router.answer.reader import Read, Reader
+from router.answer.reader import Read
 from router.answer.shape import Call, CallDelta, Delta, End, Shape, Usage, Whole
 from router.generation.choice import Choice
 from router.generation.generation import Generation, Silence
@@ -31,17 +31,15 @@ class Answer:
     Args:
         generation: started.
         shape: of the API.
-        reader: makes the reader of a choice.
         options: see there.
     """
 
-    def __init__(
-        self, generation: Generation, shape: Shape, reader: Callable[[], Reader], options: AnswerOptions
-    ) -> None:
+    def __init__(self, generation: Generation, shape: Shape, options: AnswerOptions) -> None:
+        self.shape = shape
         self._generation = generation
-        self._shape = shape
         self._options = options
-        self._readers = {choice.index: reader() for choice in generation.choices}
+        self._readers = {choice.index: choice.plan.reader() for choice in generation.choices}
+        self._untold = {c.index for c in generation.choices if c.plan.sampling.HasField("prompt_logprobs")}
 
     async def whole(self) -> dict[str, Any]:
         """The body of the answer, once it is complete."""
@@ -51,11 +49,11 @@ class Answer:
         choices = [self._whole(choice) for choice in generation.choices]
         if self._options.timings:
             await generation.wait_times()
-        return self._shape.whole(choices, self._usage(), self._timings())
+        return self.shape.whole(choices, self._usage(), self._timings())
 
     async def events(self, keep_alive_seconds: float) -> AsyncIterator[bytes]:
         """Runs of server-sent events: all that one step brought goes out at once."""
-        generation, shape = self._generation, self._shape
+        generation, shape = self._generation, self.shape
         open_choices = list(generation.choices)
         silence = _Silence(generation, keep_alive_seconds)
         try:
@@ -84,7 +82,11 @@ class Answer:
         text, ids, logprobs = choice.output.take()
         read = reader.feed(text, ids) if text or ids else Read()
         events = []
-        if read.text or read.reasoning or read.calls or logprobs or (ids and self._options.token_ids):
+        if choice.index in self._untold and (choice.output.ids or choice.finish_reason is not None):
+            self._untold.remove(choice.index)
+            events.append(self.shape.delta(Delta(index=choice.index, prompt_logprobs=choice.prompt_logprobs)))
+        shown = any(logprob is not None for logprob in logprobs) or (ids and self._options.token_ids)
+        if read.text or read.reasoning or read.calls or shown:
             events.append(self._delta(choice.index, read, ids, logprobs))
         if choice.finish_reason is not None:
             rest = reader.finish()
@@ -92,7 +94,9 @@ class Answer:
                 events.append(self._delta(choice.index, rest, [], []))
         return events
 
-    def _delta(self, index: int, read: Read, ids: list[int], logprobs: list[language_pb2.TokenLogprobs]) -> bytes:
+    def _delta(
+        self, index: int, read: Read, ids: list[int], logprobs: list[language_pb2.TokenLogprobs | None]
+    ) -> bytes:
         delta = Delta(
             index=index,
             text=read.text,
@@ -101,7 +105,7 @@ class Answer:
             token_ids=ids,
             logprobs=logprobs,
         )
-        return self._shape.delta(delta, self._running_usage())
+        return self.shape.delta(delta, self._running_usage())
 
     def _whole(self, choice: Choice) -> Whole:
         reader = self._readers[choice.index]
@@ -118,6 +122,7 @@ class Answer:
             token_ids=ids,
             logprobs=logprobs,
             end=self._end(choice),
+            prompt_logprobs=choice.prompt_logprobs,
         )
 
     def _end(self, choice: Choice) -> End:

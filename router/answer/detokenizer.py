@@ -34,6 +34,11 @@ def token_bytes(vocabulary: Mapping[str, int]) -> list[bytes]:
     return table
 
 
+def text_of(ids: Iterable[int], table: Sequence[bytes]) -> str:
+    """What tokens say all together, special ones included; an id that the table lacks says nothing."""
+    return b"".join(table[token] for token in ids if token < len(table)).decode(errors="replace")
+
+
 class Detokenizer:
     """The text of one choice as its tokens arrive.
 
@@ -45,13 +50,19 @@ class Detokenizer:
     def __init__(self, table: Sequence[bytes], hidden: Collection[int]) -> None:
         self._table = table
         self._hidden = hidden
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decode, self._state = decoder.decode, decoder.getstate
 
     def feed(self, token: int) -> str:
         """The characters that this token completes."""
         if token in self._hidden or token >= len(self._table):
             return ""
         return self._decode(self._table[token])
+
+    @property
+    def halfway(self) -> bool:
+        """Whether a character has begun and is not complete."""
+        return bool(self._state()[0])
 
 
 class StopStrings:

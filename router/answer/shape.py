@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common.pb import language_pb2
+from router.problems import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What an answer is called."""
+    """What an answer is called, and what is needed to show it."""
 
     request_id: str
     created: int  # seconds since 1970
     model: str  # as the client called it
     fingerprint: str  # of the checkpoint
+    token_bytes: Sequence[bytes] = ()  # of the model's tokens, by id: what logprobs are shown with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class Delta:
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
     token_ids: Sequence[int] = ()
-    logprobs: Sequence[language_pb2.TokenLogprobs] = ()  # one a token, if they are wanted
+    logprobs: Sequence[language_pb2.TokenLogprobs | None] = ()  # one a token, if they are wanted; see `Taken`
+    prompt_logprobs: Sequence[language_pb2.TokenLogprobs] | None = None  # all, once, before anything else of the choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,9 @@ class Whole:
     reasoning: str
     calls: tuple[Call, ...]
     token_ids: Sequence[int]
-    logprobs: Sequence[language_pb2.TokenLogprobs]
+    logprobs: Sequence[language_pb2.TokenLogprobs | None]
     end: End
+    prompt_logprobs: Sequence[language_pb2.TokenLogprobs] = ()  # from the prompt's second token on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,3 +107,6 @@ class Shape(Protocol):
 
     def end(self, usage: Usage, timings: Mapping[str, float] | None = None) -> bytes:
         """The last events."""
+
+    def problem(self, problem: Problem) -> bytes:
+        """The last events, of a stream that fails."""

@@ -1,4 +1,4 @@
-"""Request fields that are known and not honoured."""
+"""Request fields that are known and not honoured. What a model of ours declares is honoured, whatever stands here."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from typing import Any
 
 # Doing nothing is what these mean here.
 ACCEPTED = frozenset(
-    {"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "request_id"}
+    {
+        "guided_decoding_backend",
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "request_id",
+        "safety_identifier",
+        "store",
+        "user",
+    }
 )
-# Known from OpenAI's and vLLM's references, and not honoured: only these values, which ask for nothing, are taken.
+# Known from OpenAI's and vLLM's references: an API that does not declare them takes only these values, which ask for
+# nothing.
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (),
     "add_special_tokens": (False,),
-    "allowed_token_ids": ([],),
     "audio": (),
-    "bad_words": ([],),
     "best_of": (1,),
     "cache_salt": (),
     "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
     "documents": ([],),
     "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
     "guided_choice": (),
-    "guided_decoding_backend": (),
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
@@ -32,30 +42,33 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "include_reasoning": (True,),
     "kv_transfer_params": (),
     "length_penalty": (1,),
-    "logit_bias": ({},),
     "logits_processors": ([],),
-    "logprobs": (False,),
+    "max_completion_tokens": (),
+    "media_io_kwargs": ({},),
+    "messages": (),
+    "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
+    "moderation": (),
     "parallel_tool_calls": (True,),
     "prediction": (),
-    "presence_penalty": (0,),
     "priority": (0,),
-    "prompt_logprobs": (),
+    "prompt": (),
+    "prompt_embeds": (),
     "reasoning_effort": (),
-    "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
-    "return_tokens_as_token_ids": (False,),
     "service_tier": ("auto", "default"),
     "spaces_between_special_tokens": (True,),
     "structural_tag": (),
     "structured_outputs": (),
+    "suffix": ("",),
     "thinking": (),
+    "thinking_token_budget": (),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
-    "verbosity": (),
+    "verbosity": ("medium",),
     "vllm_xargs": ({},),
     "web_search_options": (),
 }

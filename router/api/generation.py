@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
 from router.api.request import RequestModel, text_or_list
 from router.problems import Problem
 
+MAX_LOGPROBS = 20  # likeliest tokens shown in the place of one: OpenAI's limit, and vLLM's default
 _MAX_STOPS = 32
+_MAX_TOKEN_IDS = 4096  # in a list that names tokens
+_MAX_BAD_WORDS = 256
 
 
 class StreamOptions(RequestModel):
     include_usage: bool = False
     continuous_usage_stats: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenCount = Annotated[int, Field(ge=1, lt=2**31)]
+LogprobCount = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class GenerationRequest(RequestModel):
     """Length, sampling, stops, and what the answer shows."""
+
+    prompt_field: ClassVar[str] = "messages"  # whose length is to blame if prompt and answer do not fit
+    default_tokens: ClassVar[int | None] = None  # of an answer, if it does not say; None: as many as there is room for
 
     model: str | None = None
     stream: bool = False
@@ -44,6 +53,21 @@ class GenerationRequest(RequestModel):
     ) = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=1024, fail_fast=True, default_factory=list)]
     ignore_eos: bool = False
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MAX_TOKEN_IDS, default_factory=dict)
+    ]
+    allowed_token_ids: (
+        Annotated[list[TokenId], Field(min_length=1, max_length=_MAX_TOKEN_IDS, fail_fast=True)] | None
+    ) = None
+    bad_words: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=200)]],
+        Field(max_length=_MAX_BAD_WORDS, fail_fast=True, default_factory=list),
+    ]
+    prompt_logprobs: LogprobCount | None = None
+    return_tokens_as_token_ids: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     return_timings: bool = False
@@ -55,8 +79,23 @@ class GenerationRequest(RequestModel):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """Of the answer, at most; None: as many as there is room for."""
+        """Of the answer, at most; None: see `default_tokens`."""
         return self.max_tokens
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to show in the place of each one of the answer; None: no logprobs at all."""
+        return None
+
+    @property
+    def wanted_prompt_logprobs(self) -> int | None:
+        """Likewise, of the prompt."""
+        return self.prompt_logprobs
+
+    @property
+    def biases(self) -> dict[int, float]:
+        """`logit_bias` by token id."""
+        return {int(token): bias for token, bias in self.logit_bias.items()}
 
     def check(self, *, max_choices: int) -> None:
         """What concerns several fields, or the configuration.
@@ -70,6 +109,11 @@ class GenerationRequest(RequestModel):
             raise Problem(400, "a stop string can't be empty", param="stop")
         if self.stream_options is not None and not self.stream:
             raise Problem(400, "stream_options are for streams: stream is not true", param="stream_options")
+        if self.stream and self.prompt_logprobs is not None:
+            raise Problem(400, "prompt_logprobs are not for streams", param="prompt_logprobs")
+        for token in self.logit_bias:
+            if not (token.isascii() and token.isdigit() and len(token) < 10):
+                raise Problem(400, f"logit_bias: {token[:20]!r} is not a token id", param="logit_bias")
         limit = self.wanted_tokens
         if limit is not None and self.min_tokens > limit:
             raise Problem(400, f"min_tokens is {self.min_tokens}, over max_tokens", param="min_tokens")

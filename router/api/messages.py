@@ -14,13 +14,18 @@ class TextPart(RequestModel):
     text: str
 
 
+Detail = Literal["auto", "low", "high", "original"]  # all but low: what the checkpoint allows
+# The client's own name for an item. Once sent with its content, it can be sent without.
+MediaUuid = Annotated[str, Field(min_length=1, max_length=512)]
+
+
 class ImageUrl(RequestModel):
-    url: str
-    detail: Literal["auto", "low", "high"] = "auto"
+    url: str | None = None
+    detail: Detail = "auto"
 
 
 class VideoUrl(RequestModel):
-    url: str
+    url: str | None = None
 
 
 def _text_or_object(value: Any) -> str:
@@ -31,27 +36,30 @@ class ImagePart(RequestModel):
     """`input_image` is what OpenAI's Responses API calls it."""
 
     type: Literal["image_url", "input_image"]
-    image_url: Annotated[
-        Annotated[str, Tag("text")] | Annotated[ImageUrl, Tag("object")], Discriminator(_text_or_object)
-    ]
-    detail: Literal["auto", "low", "high"] = "auto"
-    uuid: str | None = None  # a hint for caches; the content itself tells us as much
+    image_url: (
+        Annotated[Annotated[str, Tag("text")] | Annotated[ImageUrl, Tag("object")], Discriminator(_text_or_object)]
+        | None
+    ) = None
+    detail: Detail = "auto"
+    uuid: MediaUuid | None = None
 
 
 class VideoUrlPart(RequestModel):
     type: Literal["video_url"]
-    video_url: Annotated[
-        Annotated[str, Tag("text")] | Annotated[VideoUrl, Tag("object")], Discriminator(_text_or_object)
-    ]
-    uuid: str | None = None
+    video_url: (
+        Annotated[Annotated[str, Tag("text")] | Annotated[VideoUrl, Tag("object")], Discriminator(_text_or_object)]
+        | None
+    ) = None
+    uuid: MediaUuid | None = None
 
 
 class FramesPart(RequestModel):
     """A video as a list of frames (Qwen's own form), taken at `fps` frames a second."""
 
     type: Literal["video"]
-    video: Annotated[list[str], Field(min_length=1, max_length=MAX_ENTRIES, fail_fast=True)]
+    video: Annotated[list[str], Field(min_length=1, max_length=MAX_ENTRIES, fail_fast=True)] | None = None
     fps: Annotated[float, Field(gt=0)] | None = None
+    uuid: MediaUuid | None = None
 
 
 ContentPart = Annotated[TextPart | ImagePart | VideoUrlPart | FramesPart, Field(discriminator="type")]
@@ -76,8 +84,12 @@ class UserMessage(RequestModel):
 
 
 class FunctionCall(RequestModel):
+    """`arguments` is the JSON text that the model wrote, or the object itself."""
+
     name: str
-    arguments: str = "{}"
+    arguments: Annotated[
+        Annotated[str, Tag("text")] | Annotated[dict[str, Any], Tag("object")], Discriminator(_text_or_object)
+    ] = "{}"
 
 
 class ToolCall(RequestModel):
@@ -86,11 +98,26 @@ class ToolCall(RequestModel):
     function: FunctionCall
 
 
+class RefusalPart(RequestModel):
+    type: Literal["refusal"]
+    refusal: str
+
+
+AssistantContent = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[Entries[Annotated[TextPart | RefusalPart, Field(discriminator="type")]], Tag("list")],
+    Discriminator(text_or_list),
+]
+
+
 class AssistantMessage(RequestModel):
+    """Reasoning has two names, as in answers."""
+
     role: Literal["assistant"]
-    content: TextContent | None = None
+    content: AssistantContent | None = None
     name: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: Annotated[Entries[ToolCall], Field(default_factory=list)]
 
 

@@ -2,7 +2,7 @@
 
 Every field of a body is of one of four kinds: honoured (declared in a model), accepted because doing nothing is what it
 means, known but not to be honoured here (a 400 that names it, unless its value asks for nothing), and unknown (told to
-the client in the header X-Ignored-Fields). `null` always means "not given".
+the client in the header X-Ignored-Fields, or refused as well). `null` always means "not given".
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from router.api.paths import UNCHANGED, Paths
 from router.problems import Problem
 
 T = TypeVar("T")
@@ -42,9 +43,10 @@ RequestT = TypeVar("RequestT", bound=RequestModel)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parsed(Generic[RequestT]):
-    request: RequestT
+class Parsed(Generic[T]):
+    request: T
     ignored: tuple[str, ...]  # paths of unknown fields
+    paths: Paths = UNCHANGED  # of what problems name
 
 
 def parse(
@@ -53,22 +55,27 @@ def parse(
     """A body as its model has it.
 
     Args:
-        model: what is honoured.
+        model: what it declares is honoured.
         body: parsed JSON.
-        accepted: fields that mean nothing here.
-        unsupported: fields that are not honoured, and the values that they may have because these ask for nothing.
+        accepted: fields that mean nothing here, unless `model` declares them.
+        unsupported: fields that are not honoured unless `model` declares them, and the values that they may have
+            because these ask for nothing.
 
     Raises:
         Problem: 400, names the field.
     """
     if not isinstance(body, dict):
         raise Problem(400, "the request body has to be a JSON object")
+    honoured = model.model_fields.keys()
     for name, neutral in unsupported.items():
+        if name in honoured:
+            continue
         value = body.get(name)
         asks = not any(value == taken and isinstance(value, bool) == isinstance(taken, bool) for taken in neutral)
         if value is not None and asks:
             raise unsupported_field(name)
-    known = {name: value for name, value in body.items() if name not in unsupported and name not in accepted}
+    meaningless = (unsupported.keys() | accepted) - honoured
+    known = {name: value for name, value in body.items() if name not in meaningless}
     try:
         request = model.model_validate(known)
     except ValidationError as error:

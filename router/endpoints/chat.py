@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from router.answer.answer import AnswerOptions
 from router.answer.chat import ChatShape
-from router.answer.reader import PlainReader, Reader
 from router.answer.shape import Head
 from router.api.chat import ChatRequest, parse_chat_request
 from router.api.request import Parsed
+from router.api.tools import NamedTool
 from router.dispatcher import Dispatcher
 from router.generation.choice import Plan
 from router.generation.generation import Generation
@@ -39,10 +39,11 @@ class ChatEndpoint:
             with_usage=options is not None and options.include_usage,
             with_token_ids=request.return_token_ids,
             prompt_ids=plan.prompt.ids,
+            with_logprobs=request.logprobs,
+            with_prompt_logprobs=request.prompt_logprobs is not None,
+            tokens_as_ids=request.return_tokens_as_token_ids,
+            named_tool=isinstance(request.tool_choice, NamedTool),
         )
-
-    def reader(self, request: ChatRequest) -> Callable[[], Reader]:
-        return PlainReader
 
     def options(self, request: ChatRequest) -> AnswerOptions:
         options = request.stream_options
@@ -52,8 +53,5 @@ class ChatEndpoint:
             running_usage=options is not None and options.include_usage and options.continuous_usage_stats,
         )
 
-    def problem(self, problem: Problem) -> bytes:
+    def problem(self, problem: Problem, request_id: str) -> bytes:
         return problem.body()
-
-    def problem_event(self, problem: Problem) -> bytes:
-        return b"data: " + problem.body() + b"\n\n"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from router.answer.answer import AnswerOptions
-from router.answer.reader import Reader
 from router.answer.shape import Head, Shape
-from router.api.generation import GenerationRequest
 from router.api.request import Parsed
 from router.dispatcher import Dispatcher
 from router.generation.choice import Plan
@@ -16,7 +14,18 @@ from router.generation.generation import Generation
 from router.media.budget import Hold
 from router.problems import Problem
 
-RequestT = TypeVar("RequestT", bound=GenerationRequest)
+
+class Asked(Protocol):
+    """What every request says."""
+
+    @property
+    def model(self) -> str | None: ...
+
+    @property
+    def stream(self) -> bool: ...
+
+
+RequestT = TypeVar("RequestT", bound=Asked)
 
 
 class Endpoint(Protocol[RequestT]):
@@ -47,14 +56,26 @@ class Endpoint(Protocol[RequestT]):
     def shape(self, request: RequestT, head: Head, plans: Sequence[Plan]) -> Shape:
         """How the answer looks."""
 
-    def reader(self, request: RequestT) -> Callable[[], Reader]:
-        """Makes what reads a choice."""
-
     def options(self, request: RequestT) -> AnswerOptions:
         """What the answer shows besides text."""
 
-    def problem(self, problem: Problem) -> bytes:
-        """An error, as the body of an answer."""
+    def problem(self, problem: Problem, request_id: str) -> bytes:
+        """An error, as the body of an answer. See `Shape.problem` for one in a stream."""
 
-    def problem_event(self, problem: Problem) -> bytes:
-        """An error after the stream has begun; nothing follows it."""
+
+@runtime_checkable
+class PromptEndpoint(Protocol[RequestT]):
+    """An API that looks at a prompt and has nothing generated. See `Endpoint` for what they have in common."""
+
+    name: str
+
+    def parse(self, body: Any, *, max_choices: int) -> Parsed[RequestT]:
+        """Parsed JSON, checked."""
+
+    async def answer(
+        self, request: RequestT, dispatcher: Dispatcher, generation: Generation, *, salt: bytes, hold: Hold
+    ) -> dict[str, Any]:
+        """The body of the answer. Raises as `Endpoint.plan` does."""
+
+    def problem(self, problem: Problem, request_id: str) -> bytes:
+        """An error, as the body of an answer."""

@@ -29,6 +29,7 @@ from common.rpc import CHUNK_BYTES
 from router.fleet.fleet import Fleet
 from router.fleet.servers import EncodeServer
 from router.metrics import RouterMetrics
+from router.problems import MediaExpiredError
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,10 @@ class MediaItem:
     key: bytes
     kind: common_pb2.MediaKind
     options: common_pb2.MediaOptions
-    parts: tuple[bytes, ...]  # one file, or one a frame
+    sizes: tuple[int, ...]  # bytes: one number, or one a frame
+    parts: tuple[bytes, ...] | None  # the bytes; None: they were sent with an earlier request, and are not kept
     digest: bytes
     param: str  # where it stands in the request, "messages[0].content[1]"
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +200,10 @@ class ItemEncode:
                 error = failure
             if self._closing:
                 return
-            if isinstance(error, InvalidRequestError | DeadlineError):  # elsewhere it would be the same
+            may_be_elsewhere = isinstance(error, MediaExpiredError) and self._fleet.choose_encode(
+                self.item.key, [*tried, server]
+            )
+            if isinstance(error, InvalidRequestError | DeadlineError) and not may_be_elsewhere:
                 self._post(ItemFailed(key=self.item.key, error=error))
                 return
             tried.append(server)
@@ -263,7 +264,7 @@ class ItemEncode:
             kind=self.item.kind,
             options=self.item.options,
             fingerprint=self._fleet.model.info.fingerprint,
-            sizes=map(len, self.item.parts),
+            sizes=self.item.sizes,
             media_digest=self.item.digest,
             request_id=self._request_id,
             deadline_seconds=remaining,
@@ -273,6 +274,8 @@ class ItemEncode:
         match event.WhichOneof("event"):
             case "accepted":
                 if event.accepted.send_media:
+                    if self.item.parts is None:
+                        raise MediaExpiredError("no server holds it any more: send it with its content")
                     commands.put_nowait(_chunks(self.item.parts))
             case "metadata":
                 self._answered = True
@@ -315,7 +318,7 @@ def _chunks(parts: Sequence[bytes]) -> Iterator[encode_pb2.EncodeCommand]:
 
 def _final(error: EPDError) -> EPDError:
     """What the client hears when all attempts are used up."""
-    if isinstance(error, OverloadedError | DeadlineError):
+    if isinstance(error, OverloadedError | DeadlineError | MediaExpiredError):
         return error
     if isinstance(error, UnavailableError) and not isinstance(error, MovedError | MediaLostError):
         return UnavailableError("the image or video could not be encoded: no encode server could do it")

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 
@@ -150,7 +151,7 @@ class Fleet:
         assert server.channel is not None
         async with self._model_lock:
             if self.model is None:
-                self.model = await _load_model(server.info, server.channel, str(server))
+                self.model = await _load_model(server.info, server.channel, str(server), self._config.chat_template)
                 log.info("%s serves %s (fingerprint %s)", server, server.info.architecture, _short(server.info))
         _compare(self.model.info, server)
 
@@ -188,7 +189,10 @@ def _compare(ours: common_pb2.ModelInfo, server: Server) -> None:
             )
 
 
-async def _load_model(info: common_pb2.ModelInfo, channel: grpc.aio.Channel, peer: str) -> ServedModel:
+async def _load_model(
+    info: common_pb2.ModelInfo, channel: grpc.aio.Channel, peer: str, chat_template: Path | None
+) -> ServedModel:
+    """`chat_template`: a file that takes the place of the model's own."""
     files: dict[str, bytearray] = {}
     finished: set[str] = set()
     size = 0
@@ -202,10 +206,15 @@ async def _load_model(info: common_pb2.ModelInfo, channel: grpc.aio.Channel, pee
             finished.add(chunk.name)
     if finished != files.keys():
         raise UnavailableError(f"{peer} did not send all of {', '.join(sorted(files.keys() - finished))}")
+
+    def build() -> ServedModel:
+        contents = {name: bytes(content) for name, content in files.items()}
+        if chat_template is not None:
+            contents["chat_template.jinja"] = chat_template.read_bytes()
+        return ServedModel.build(info, contents)
+
     try:
-        return await asyncio.to_thread(
-            ServedModel.build, info, {name: bytes(content) for name, content in files.items()}
-        )
+        return await asyncio.to_thread(build)
     except ValueError as error:
         raise ModelMismatchError(f"the model of {peer} can't be used: {error}") from None
     except Exception as error:  # files can be odd in more ways than anyone checks for

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.pb import language_pb2
 from router.answer.output import Output, OutputRules
+from router.answer.reader import PlainReader, Reader
 from router.fleet.servers import LanguageServer
 from router.fleet.sessions import LanguageSession
 from router.prompt.expansion import Prompt
@@ -20,6 +22,7 @@ class Plan:
     rules: OutputRules
     choices: int
     affinity: bytes  # what requests have in common that should meet at one language server, for its prefix cache
+    reader: Callable[[], Reader] = PlainReader  # makes what reads a choice
 
 
 @dataclass(kw_only=True, eq=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from common.config import ConfigError
@@ -11,7 +13,7 @@ from router.problems import Problem
 
 
 class Keys:
-    """The API keys that open the door; without any, everybody may come in.
+    """The API keys that open the door; without any, everybody may come in. The file is read once, at the start.
 
     Args:
         keys: from the command line or the environment.
@@ -25,24 +27,40 @@ class Keys:
         listed = list(keys)
         if file is not None:
             try:
-                lines = [line.strip() for line in file.read_text().splitlines()]
+                lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"--api-key-file: can't read {file}: {error}") from None
             listed += [line for line in lines if line and not line.startswith("#")]
             if not listed:
                 raise ConfigError(f"--api-key-file: there is no key in {file}")
-        self._keys = tuple(key.encode() for key in listed)
+        self._salts = {_digest(key.encode()): tenant_salt(key) for key in listed}
 
-    def salt(self, authorization: str | None) -> bytes:
-        """The salt of the tenant who sent this Authorization header. Raises Problem (401) for anybody else."""
-        if not self._keys:
+    def salt(self, headers: Mapping[str, str]) -> bytes:
+        """The salt of the tenant who sent these headers.
+
+        A key stands in `Authorization: Bearer`, as OpenAI's clients send it, or in `x-api-key`, as Anthropic's do.
+
+        Raises:
+            Problem: 401, for anybody else.
+        """
+        if not self._salts:
             return b""
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            raise Problem(401, "an API key is needed: Authorization: Bearer <key>")
-        given = key.strip().encode()
-        # All are compared, in constant time: how long it takes tells nothing about them.
-        matches = [hmac.compare_digest(given, known) for known in self._keys]
-        if True not in matches:
+        given = [_digest(key) for key in _presented(headers)]
+        if not given:
+            raise Problem(401, "an API key is needed: Authorization: Bearer <key>, or x-api-key: <key>")
+        # All are compared, in constant time, and as digests of one length: how long it takes tells nothing about them.
+        found = [salt for key in given for known, salt in self._salts.items() if hmac.compare_digest(key, known)]
+        if not found:
             raise Problem(401, "the API key is not valid")
-        return tenant_salt(given.decode())
+        return found[0]
+
+
+def _presented(headers: Mapping[str, str]) -> Iterator[bytes]:
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    for key in (bearer if scheme.lower() == "bearer" else "", headers.get("x-api-key", "")):
+        if key.strip():
+            yield key.strip().encode("latin-1")  # which ASGI decodes header fields with: these are the bytes as sent
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -15,9 +15,9 @@ from router.media.budget import Hold
 from router.problems import Problem
 
 # Text and base64 are cheap to parse, structure is not: an empty list, two bytes, becomes an object of 56.
-_STRUCTURE = (b",", b"[", b"{")
 _MAX_STRUCTURE = 200_000
 _LOOK_BYTES = 1 << 20  # between two looks at the count
+_MAX_DEPTH = 128  # of lists and objects in each other
 _DISCARD_S = 2.0
 
 
@@ -32,20 +32,24 @@ class Body:
     def __init__(self, receive: Receive, headers: Mapping[str, str]) -> None:
         self._receive = receive
         self._headers = headers
+        self._begun = False
         self._complete = False
 
     async def read(self, *, limit: int, hold: Hold, timeout: float) -> bytearray:
         """All of it, of at most `limit` bytes, which are added to `hold`, and within `timeout` seconds.
 
         Raises:
-            Problem: 400, 408 or 413, by what is wrong.
+            Problem: 408, 413 or 415, by what is wrong.
             OverloadedError: from `hold`.
             CancelledError: the client left before the end.
         """
         content_type = self._headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if content_type != "application/json" and not content_type.endswith("+json"):
             message = f"the content type has to be application/json, not {content_type!r}"
-            raise Problem(400, message, code="invalid_content_type")
+            raise Problem(415, message, code="invalid_content_type")
+        if (encoding := self._headers.get("content-encoding", "identity").strip().lower()) != "identity":
+            message = f"a body can't be compressed or encoded: {encoding!r}"
+            raise Problem(415, message, code="invalid_content_encoding")
         if (length := self._headers.get("content-length", "")).isdecimal():
             _check_size(int(length), limit)
         body = bytearray()
@@ -60,18 +64,22 @@ class Body:
             raise Problem(408, f"the request body took longer than {timeout:g} s", code="body_too_slow") from None
         return body
 
-    async def discard(self) -> None:
-        """Reads the rest of a body that was refused, for a moment.
+    async def discard(self) -> bool:
+        """Reads the rest of a body that was refused, for a moment; whether nothing of it is left.
 
         Most clients look for an answer only after they have sent everything, and lose it if the connection is closed
-        before.
+        before. Those that expect "100 Continue" have sent nothing, and look for an answer first.
         """
+        if self._headers.get("expect", "").lower() == "100-continue" and not self._begun:
+            return False
         with contextlib.suppress(TimeoutError, CancelledError):
             async with asyncio.timeout(_DISCARD_S):
                 while not self._complete:
                     await self._next()
+        return self._complete
 
     async def _next(self) -> bytes:
+        self._begun = True
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise CancelledError("the client left")
@@ -82,28 +90,54 @@ class Body:
 
 def parse_json(body: bytes | bytearray) -> Any:
     """Strict JSON (RFC 8259) of bounded structure. Raises Problem (400)."""
-    _check_structure(body)
+    brackets = _check_structure(body)
     try:
-        return json.loads(body.decode(), parse_constant=_refuse)
+        parsed = json.loads(body.decode(), parse_constant=_refuse)
     except UnicodeDecodeError:
         raise Problem(400, "the request body is not UTF-8", code="invalid_json") from None
     except RecursionError:
-        raise Problem(400, "the request body is nested too deeply", code="invalid_json") from None
+        raise _too_deep() from None
     except ValueError as error:
         raise Problem(400, f"the request body is not valid JSON: {error}", code="invalid_json") from None
+    if brackets > _MAX_DEPTH:
+        _check_depth(parsed)  # which is a list or an object
+    return parsed
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON value")
 
 
-def _check_structure(body: bytes | bytearray) -> None:
-    count = 0
+def _check_structure(body: bytes | bytearray) -> int:
+    """How many brackets there are."""
+    commas = brackets = 0
     for start in range(0, len(body), _LOOK_BYTES):
-        count += sum(body.count(mark, start, start + _LOOK_BYTES) for mark in _STRUCTURE)
-        if count > _MAX_STRUCTURE:
+        end = start + _LOOK_BYTES
+        commas += body.count(b",", start, end)
+        brackets += body.count(b"[", start, end) + body.count(b"{", start, end)
+        if commas + brackets > _MAX_STRUCTURE:
             message = f"the request body has more than the {_MAX_STRUCTURE} commas and brackets that are allowed"
             raise Problem(400, message, code="body_too_complex")
+    return brackets
+
+
+def _check_depth(parsed: Any) -> None:
+    """What goes through a body afterwards does so by recursion: how deep that may go is not for a stranger to say."""
+    level = [parsed]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> Problem:
+    return Problem(400, f"the request body is nested more than {_MAX_DEPTH} levels deep", code="body_too_complex")
 
 
 def _check_size(size: int, limit: int) -> None:

@@ -17,10 +17,10 @@ from starlette.types import Receive, Scope, Send
 
 from common.errors import DeadlineError, EPDError, UnavailableError
 from router.answer.answer import Answer
-from router.answer.shape import Head
-from router.api.generation import GenerationRequest
+from router.answer.shape import Head, Shape
+from router.api.paths import UNCHANGED
 from router.api.request import Parsed
-from router.endpoints.endpoint import Endpoint, RequestT
+from router.endpoints.endpoint import Endpoint, PromptEndpoint, RequestT
 from router.generation.choice import Plan
 from router.generation.generation import ClientLeft, Generation
 from router.http import sse
@@ -32,7 +32,6 @@ from router.services import Services
 log = logging.getLogger(__name__)
 
 _THREAD_BYTES = 1 << 18  # from here on parsing leaves the event loop
-_SHOWN_FIELDS = 32  # in X-Ignored-Fields
 _LAST_WORD_S = 3.0  # to tell the client what failed
 
 
@@ -46,7 +45,13 @@ class Exchange(Response, Generic[RequestT]):
         request_id: shown to the client and in all logs.
     """
 
-    def __init__(self, services: Services, endpoint: Endpoint[RequestT], request: Request, request_id: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        endpoint: Endpoint[RequestT] | PromptEndpoint[RequestT],
+        request: Request,
+        request_id: str,
+    ) -> None:
         super().__init__()
         self._services = services
         self._endpoint = endpoint
@@ -55,7 +60,8 @@ class Exchange(Response, Generic[RequestT]):
         self._began = time.monotonic()
         self._deadline = asyncio.get_running_loop().time() + services.config.request_timeout_seconds
         self._generation: Generation | None = None
-        self._sent_head = False
+        self._paths = UNCHANGED
+        self._shape: Shape | None = None  # once the stream has begun
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 500
@@ -79,14 +85,14 @@ class Exchange(Response, Generic[RequestT]):
         self, stack: AsyncExitStack, limit: asyncio.Timeout, incoming: Body, receive: Receive, send: Send
     ) -> int:
         services, config = self._services, self._services.config
-        salt = services.keys.salt(self._request.headers.get("authorization"))
+        salt = services.keys.salt(self._request.headers)
         stack.enter_context(services.gate.enter(limit))
         hold = Hold(services.budget)
         stack.callback(hold.release)
         body = await incoming.read(limit=config.max_body_bytes, hold=hold, timeout=config.body_timeout_seconds)
         parsed = await self._parse(body)
         request = parsed.request
-        self._check_model(request)
+        self._check_model(request.model)
         generation = self._generation = Generation(
             fleet=services.fleet,
             config=config,
@@ -99,29 +105,34 @@ class Exchange(Response, Generic[RequestT]):
         stack.push_async_callback(generation.close, "the request has ended")
         watcher = asyncio.create_task(_watch(receive, generation))
         stack.callback(watcher.cancel)
-        plans = await self._endpoint.plan(request, services.dispatcher, generation, salt=salt, hold=hold)
-        answer = self._answer(request, generation, plans)
-        ignored, streams = parsed.ignored, request.stream
+        headers = services.unknown_fields.note(parsed.ignored)
+        self._paths = parsed.paths  # what comes from here on speaks of the request as it was translated
+        endpoint, dispatcher = self._endpoint, services.dispatcher
+        if isinstance(endpoint, PromptEndpoint):
+            shown = await endpoint.answer(request, dispatcher, generation, salt=salt, hold=hold)
+            await _respond(send, 200, {**headers, "content-type": "application/json"}, _dump(shown))
+            return 200
+        plans = await endpoint.plan(request, dispatcher, generation, salt=salt, hold=hold)
+        answer = self._answer(endpoint, request, generation, plans)
+        streams = request.stream
         # The media live on as bytes; what they were sent in is not needed any more.
         hold.remove(len(body))
         del body, parsed, request
         await generation.settled()
-        headers = {}
-        if ignored:
-            services.metrics.ignored_fields.inc(len(ignored))
-            headers["x-ignored-fields"] = _header_value(ignored)
         if not streams:
-            content = json.dumps(await answer.whole(), ensure_ascii=False).encode()
+            content = _dump(await answer.whole())
             await _respond(send, 200, {**headers, "content-type": "application/json"}, content)
             return 200
         await _send_head(send, 200, {**headers, **sse.HEADERS})
-        self._sent_head = True
+        self._shape = answer.shape
         async for events in answer.events(config.keep_alive_seconds):
             await send({"type": "http.response.body", "body": events, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return 200
 
-    def _answer(self, request: RequestT, generation: Generation, plans: Sequence[Plan]) -> Answer:
+    def _answer(
+        self, endpoint: Endpoint[RequestT], request: RequestT, generation: Generation, plans: Sequence[Plan]
+    ) -> Answer:
         """Starts the generation. What the answer needs of the request it takes now."""
         model = self._services.fleet.model
         assert model is not None
@@ -130,11 +141,11 @@ class Exchange(Response, Generic[RequestT]):
             created=int(time.time()),
             model=request.model or self._services.model_names[0],
             fingerprint=f"fp_{model.info.fingerprint.hex()[:12]}",
+            token_bytes=model.token_bytes,
         )
-        endpoint = self._endpoint
         generation.start(plans)
         shape = endpoint.shape(request, head, plans)
-        return Answer(generation, shape, endpoint.reader(request), endpoint.options(request))
+        return Answer(generation, shape, endpoint.options(request))
 
     async def _parse(self, body: bytearray) -> Parsed[RequestT]:
         """Raises Problem (400) that names what is wrong."""
@@ -144,10 +155,10 @@ class Exchange(Response, Generic[RequestT]):
 
         return await self._services.workers.run(parse) if len(body) >= _THREAD_BYTES else parse()
 
-    def _check_model(self, request: GenerationRequest) -> None:
+    def _check_model(self, name: str | None) -> None:
         names = self._services.model_names
-        if request.model is not None and names and request.model not in names:
-            message = f"The model {request.model!r} does not exist; this server has {', '.join(names)}"
+        if name is not None and names and name not in names:
+            message = f"The model {name!r} does not exist; this server has {', '.join(names)}"
             raise Problem(404, message, param="model", code="model_not_found")
 
     def _time_up(self) -> EPDError:
@@ -158,16 +169,18 @@ class Exchange(Response, Generic[RequestT]):
     async def _fail(self, problem: Problem, incoming: Body, send: Send) -> int:
         if problem.status == 499:
             return 499  # nobody is there to hear it
+        problem = self._paths.restore(problem)
         # A client that does not read can't be told: the connection is closed instead.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORD_S):
-                if self._sent_head:
-                    event = self._endpoint.problem_event(problem)
-                    await send({"type": "http.response.body", "body": event, "more_body": False})
+                if self._shape is not None:
+                    events = self._shape.problem(problem)
+                    await send({"type": "http.response.body", "body": events, "more_body": False})
                 else:
-                    await incoming.discard()
                     headers = {**problem.headers, "content-type": "application/json"}
-                    await _respond(send, problem.status, headers, self._endpoint.problem(problem))
+                    if not await incoming.discard():
+                        headers["connection"] = "close"
+                    await _respond(send, problem.status, headers, self._endpoint.problem(problem, self._id))
         if problem.status >= 429:
             log.warning("%d %s", problem.status, problem.message, extra={"request_id": self._id})
         return problem.status
@@ -205,10 +218,8 @@ async def _watch(receive: Receive, generation: Generation) -> None:
     generation.mailbox.post(ClientLeft())
 
 
-def _header_value(names: tuple[str, ...]) -> str:
-    """Names are a stranger's text: what a header can't carry is left out."""
-    shown = ", ".join(names[:_SHOWN_FIELDS])
-    return "".join(character for character in shown if 32 <= ord(character) < 127)[:2048]
+def _dump(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()
 
 
 async def _send_head(send: Send, status: int, headers: Mapping[str, str]) -> None:

@@ -67,6 +67,7 @@ class Fetcher:
     Args:
         timeout: seconds for one item, redirects included.
         connect_timeout: seconds of that for each connection.
+        stall_timeout: seconds of that for which a server may say nothing.
         concurrency: downloads at the same time; more wait, inside their timeout.
         resolver: see `HostResolver`.
         allowed: which addresses may be connected to.
@@ -77,12 +78,14 @@ class Fetcher:
         *,
         timeout: float,
         connect_timeout: float,
+        stall_timeout: float,
         concurrency: int,
         resolver: Callable[[str, int], Awaitable[list[IPAddress]]],
         allowed: Callable[[IPAddress], bool] = is_public,
     ) -> None:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self._stall_timeout = stall_timeout
         self._slots = asyncio.Semaphore(concurrency)
         self._allowed = allowed
         self._resolve = resolver
@@ -109,6 +112,8 @@ class Fetcher:
             raise BadMediaError(f"fetching it took longer than {self._timeout:g} s") from None
         except httpx.ConnectTimeout:
             raise BadMediaError(f"connecting to its host took longer than {self._connect_timeout:g} s") from None
+        except httpx.ReadTimeout:
+            raise BadMediaError(f"its server said nothing for longer than {self._stall_timeout:g} s") from None
         except httpx.HTTPError as error:
             raise BadMediaError(f"fetching it failed ({type(error).__name__})") from None
         except (OSError, ValueError):
@@ -137,7 +142,7 @@ class Fetcher:
             headers={**_HEADERS, "host": url.netloc.decode()},
             extensions={
                 "sni_hostname": url.host,  # also the name that the certificate is verified for
-                "timeout": httpx.Timeout(self._timeout, connect=self._connect_timeout).as_dict(),
+                "timeout": httpx.Timeout(self._stall_timeout, connect=self._connect_timeout).as_dict(),
             },
         )
         return await self._transport.handle_async_request(request)

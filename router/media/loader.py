@@ -16,9 +16,11 @@ from common.pb import common_pb2
 from router.config import RouterConfig
 from router.fleet.encodes import MediaItem
 from router.fleet.fleet import Fleet
+from router.media.aliases import Aliases, Remembered
 from router.media.budget import Hold
 from router.media.fetch import Fetcher
-from router.problems import ItemError
+from router.media.files import LocalFiles
+from router.problems import ItemError, MediaUnknownError
 from router.workers import Workers
 
 T = TypeVar("T")
@@ -35,22 +37,40 @@ class MediaRef:
     """An image or a video as a message refers to it."""
 
     kind: common_pb2.MediaKind
-    urls: tuple[str, ...]  # one, or one a frame
+    urls: tuple[str, ...]  # one, or one a frame; none: the item is known by its uuid
     options: common_pb2.MediaOptions
     param: str
+    uuid: str | None = None  # the client's name for the item
+
+    @property
+    def word(self) -> str:
+        return "image" if self.kind == common_pb2.IMAGE else "video"
 
 
 class MediaLoader:
     """Args:
     config: limits.
     fetcher: for http(s).
+    files: for "file:".
+    aliases: what `uuid`s stand for.
     fleet: for what the keys depend on.
     workers: for hashing and decoding what is large.
     """
 
-    def __init__(self, *, config: RouterConfig, fetcher: Fetcher, fleet: Fleet, workers: Workers) -> None:
+    def __init__(
+        self,
+        *,
+        config: RouterConfig,
+        fetcher: Fetcher,
+        files: LocalFiles,
+        aliases: Aliases,
+        fleet: Fleet,
+        workers: Workers,
+    ) -> None:
         self._config = config
         self._fetcher = fetcher
+        self._files = files
+        self._aliases = aliases
         self._fleet = fleet
         self._workers = workers
 
@@ -79,27 +99,68 @@ class MediaLoader:
         Raises:
             ItemError: of the first one that can't be had; the others are given up.
         """
-        return await _all(self._load_one(ref, salt, hold) for ref in refs)
+        sent = [ref for ref in refs if ref.urls]
+        loaded = await _all(self._load_one(ref, salt, hold) for ref in sent)
+        by_uuid = {(ref.word, ref.uuid): item for ref, item in zip(sent, loaded, strict=True)}
+        by_key = {item.key: item for item in loaded}
+        items = iter(loaded)
+
+        def recall(ref: MediaRef) -> MediaItem:
+            """Best with the bytes, should they have come with this very request."""
+            item = by_uuid.get((ref.word, ref.uuid)) or self._recall(ref, salt)
+            return by_key.get(item.key, item)
+
+        return [next(items) if ref.urls else recall(ref) for ref in refs]
+
+    def remember(self, refs: Sequence[MediaRef], items: Sequence[MediaItem], *, salt: bytes) -> None:
+        """Keeps the names of items that were sent and have proved to be what they should be."""
+        for ref, item in zip(refs, items, strict=True):
+            if ref.urls and ref.uuid is not None:
+                remembered = Remembered(kind=item.kind, options=item.options, digest=item.digest, sizes=item.sizes)
+                self._aliases.put(salt, ref.word, ref.uuid, remembered)
+
+    def _recall(self, ref: MediaRef, salt: bytes) -> MediaItem:
+        """The item that a reference without content names; as it was sent, unless the reference has options."""
+        assert ref.uuid is not None
+        found = self._aliases.get(salt, ref.word, ref.uuid)
+        if found is None:
+            text = f"no {ref.word} is known by this uuid: send it with its content"
+            raise ItemError(MediaUnknownError(text), ref.param)
+        options = ref.options if ref.options.ByteSize() else found.options
+        return self._item(ref, salt, found.kind, options, found.digest, found.sizes, None)
 
     async def _load_one(self, ref: MediaRef, salt: bytes, hold: Hold) -> MediaItem:
         try:
             parts = tuple(await _all(self._bytes(url, ref.kind, hold) for url in ref.urls))
         except EPDError as error:
             raise ItemError(error, ref.param) from None
-        size = sum(map(len, parts))
-        digest = await self._workers.run(lambda: media_digest(parts)) if size >= _THREAD_BYTES else media_digest(parts)
+        sizes = tuple(map(len, parts))
+        large = sum(sizes) >= _THREAD_BYTES
+        digest = await self._workers.run(lambda: media_digest(parts)) if large else media_digest(parts)
+        return self._item(ref, salt, ref.kind, ref.options, digest, sizes, parts)
+
+    def _item(
+        self,
+        ref: MediaRef,
+        salt: bytes,
+        kind: common_pb2.MediaKind,
+        options: common_pb2.MediaOptions,
+        digest: bytes,
+        sizes: tuple[int, ...],
+        parts: tuple[bytes, ...] | None,
+    ) -> MediaItem:
         assert self._fleet.model is not None
         info = self._fleet.model.info
         key = media_key(
             salt=salt,
             digest=digest,
-            kind=ref.kind,
-            options=ref.options,
+            kind=kind,
+            options=options,
             fingerprint=info.fingerprint,
             dtype=info.dtype,
             processor_version=self._fleet.processor_version,
         )
-        return MediaItem(key=key, kind=ref.kind, options=ref.options, parts=parts, digest=digest, param=ref.param)
+        return MediaItem(key=key, kind=kind, options=options, sizes=sizes, parts=parts, digest=digest, param=ref.param)
 
     async def _bytes(self, url: str, kind: common_pb2.MediaKind, hold: Hold) -> bytes:
         word, limit = _WORD[kind], self._config.max_media_bytes
@@ -112,6 +173,8 @@ class MediaLoader:
                 else decode_data_uri(url, limit)
             )
             hold.remove(len(url) - len(body))
+        elif url[:5].lower() == "file:":
+            content_type, body = "", await self._files.read(url, limit=limit, hold=hold)
         else:
             fetched = await self._fetcher.fetch(url, limit=limit, hold=hold)
             content_type, body = fetched.content_type, fetched.body

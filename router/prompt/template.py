@@ -25,9 +25,11 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from common.errors import InvalidRequestError
+from router.syntax import THINK
 
 Piece = str | int  # text, or the id of a special token that the template wrote
 
@@ -45,6 +47,8 @@ _TEMPLATE_ERRORS = (
 
 class ChatTemplate:
     """A compiled chat template and the special tokens that only it may write.
+
+    `asks_for` are the variables that it reads; `thinks` tells whether it knows of reasoning.
 
     Args:
         source: Jinja2.
@@ -66,9 +70,12 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
-            self._template = environment.from_string(source)
+            tree = environment.parse(source)
+            self._template = environment.from_string(tree)
         except jinja2.TemplateError as error:
-            raise ValueError(f"the checkpoint's chat template can't be used: {error}") from None
+            raise ValueError(f"the chat template can't be used: {error}") from None
+        self.asks_for = frozenset(jinja2.meta.find_undeclared_variables(tree))
+        self.thinks = THINK in source
         self._variables = dict(variables)
         self._special = dict(special)
         self._added = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
@@ -126,16 +133,19 @@ class ChatTemplate:
             return text
 
         # The variables of the request come first: they can't replace the conversation or what the checkpoint defines.
-        variables = {**guard(options or {}), **self._variables}
+        try:
+            variables = {**guard(options or {}), **self._variables}
+            guarded, guarded_tools = guard(messages), guard(tools) if tools else None
+        except RecursionError:
+            raise InvalidRequestError("messages, tools or template variables are nested too deeply") from None
         end = f"x{nonce}endx"
-        guarded = guard(messages)
         if continue_final_message:
             _append(guarded[-1], end + " ")
         try:
             rendered = self._template.render(
                 variables,
                 messages=guarded,
-                tools=guard(tools) if tools else None,
+                tools=guarded_tools,
                 documents=None,
                 add_generation_prompt=add_generation_prompt and not continue_final_message,
             )
@@ -145,9 +155,10 @@ class ChatTemplate:
             ) from None
         if continue_final_message:
             rendered = _cut(rendered, end)
-        return [piece if isinstance(piece, int) else restore(piece) for piece in self._split(rendered)]
+        return [piece if isinstance(piece, int) else restore(piece) for piece in self.split(rendered)]
 
-    def _split(self, rendered: str) -> list[Piece]:
+    def split(self, rendered: str) -> list[Piece]:
+        """Text and the special tokens that are written out in it, in order; no two text pieces are neighbours."""
         pieces: list[Piece] = []
         start = 0
         for match in self._added.finditer(rendered):
@@ -163,8 +174,11 @@ class ChatTemplate:
 
 
 def _append(message: dict[str, Any], text: str) -> None:
-    """Adds `text` to the last text of a message."""
+    """Adds `text` to the last text of a message: of its reasoning, if it has nothing else yet."""
     content = message.get("content")
+    if not content and message.get("reasoning_content"):
+        message["reasoning_content"] += text
+        return
     if isinstance(content, str):
         message["content"] = content + text
         return

@@ -3,7 +3,8 @@ broken deepstack last."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
@@ -17,14 +18,15 @@ Sort = Literal["picture", "pair", "clip", "talk"]
 Size = tuple[int, int]
 
 QUESTIONS = 6  # about each picture
-# How often each is asked, where a picture allows it: what is learnt slowly comes more often.
+# How often each is asked, where a picture allows it: what is learnt slowly comes more often. Relations are learnt in one
+# jump, and only where they are a good part of all that is asked; digits are noise until shapes are clear.
 _WEIGHTS: dict[Kind, float] = {
     "shape": 1.5,
     "colour": 1.0,
     "count": 0.7,
     "count of one shape": 1.3,
-    "left or right": 1.5,
-    "above or below": 1.5,
+    "left or right": 2.0,
+    "above or below": 2.0,
     "at a place": 1.0,
     "largest": 0.8,
     "larger of two": 1.0,
@@ -32,6 +34,14 @@ _WEIGHTS: dict[Kind, float] = {
     "grounding": 2.0,
     "digit": 0.8,
     "follow-up": 0.6,
+}
+_FIRST_WEIGHTS: dict[Kind, float] = {
+    **_WEIGHTS,
+    "left or right": 3.5,
+    "above or below": 3.5,
+    "description": 0.6,
+    "follow-up": 0.4,
+    "digit": 0.0,
 }
 _MORE_DIGITS = 0.5
 _LONGER_TALK = 2  # descriptions of tools make these sequences so much longer
@@ -53,6 +63,7 @@ class Stage:
         plain: backgrounds of one colour, without noise.
         samples: in a batch.
         sorts: how often batches are of each sort.
+        kinds: how often each kind of question is asked about a picture.
         asks: whether there are questions; if not, only hints teach, and only the tower.
     """
 
@@ -64,6 +75,7 @@ class Stage:
     plain: bool
     samples: int
     sorts: dict[Sort, float]
+    kinds: dict[Kind, float] = field(default_factory=lambda: _WEIGHTS)
     asks: bool = True
 
 
@@ -99,7 +111,8 @@ STAGES = (
         smallest=0.18,
         plain=True,
         samples=16,
-        sorts={"picture": 0.88, "clip": 0.05, "pair": 0.04, "talk": 0.03},
+        sorts={"picture": 0.9, "clip": 0.04, "pair": 0.04, "talk": 0.02},
+        kinds=_FIRST_WEIGHTS,
     ),
     Stage(
         until=0.57,
@@ -173,7 +186,7 @@ def _case(rng: Random, stage: Stage, sort: Sort, size: Size) -> Case:
             return _pair(rng, stage)
         case "picture":
             scene = _scene(rng, stage, size, stage.things)
-            return Case(media=(scene,), questions=tuple(_questions(scene, rng)) if stage.asks else ())
+            return Case(media=(scene,), questions=tuple(_questions(scene, stage.kinds, rng)) if stage.asks else ())
 
 
 def _pair(rng: Random, stage: Stage) -> Case:
@@ -185,11 +198,10 @@ def _pair(rng: Random, stage: Stage) -> Case:
             return Case(media=(one, other), questions=tuple(asked.values()))
 
 
-def _questions(scene: Scene, rng: Random) -> list[Question]:
+def _questions(scene: Scene, kinds: Mapping[Kind, float], rng: Random) -> list[Question]:
     """Different ones; fewer than `QUESTIONS` where the scene has no more to ask."""
-    kinds, weights = tuple(_WEIGHTS), tuple(_WEIGHTS.values())
     asked: dict[str, Question] = {}
-    for kind in rng.choices(kinds, weights=weights, k=4 * QUESTIONS):
+    for kind in rng.choices(tuple(kinds), weights=tuple(kinds.values()), k=4 * QUESTIONS):
         if len(asked) < QUESTIONS and (question := ask_about(scene, kind, rng)):
             asked.setdefault(question.text, question)
     return list(asked.values())

@@ -19,6 +19,7 @@ from deploy.demo.train.hints import Hints
 from deploy.demo.train.pictures import Pictures
 
 BALANCE = 0.01  # weight of the load-balance loss
+_COORDINATE_WEIGHT = 0.3  # even a right one keeps the loss of its softness: it would drown the questions of one bit
 _SOFTNESS = 1.0  # deviation of a coordinate's softened target, in steps of the coordinates
 
 
@@ -97,7 +98,7 @@ def run_batch(
         steps = torch.arange(len(coordinates), device=device) - place[:, None]
         wanted = (-0.5 * (steps / _SOFTNESS) ** 2).softmax(-1)
         of_coordinates = -(wanted * log_probabilities[soft][:, coordinates]).sum(-1)
-        losses = losses.masked_scatter(soft, of_coordinates)
+        losses = losses.masked_scatter(soft, _COORDINATE_WEIGHT * of_coordinates)
     answer_loss = losses.mean()
     best = made.detach().argmax(-1).cpu()
     loss = answer_loss + BALANCE * prediction.balance

@@ -236,7 +236,7 @@ class TestAnswers:
         async with language_server(script=script) as language:
             sampling = pb.SamplingParams(max_tokens=100, min_tokens=50)
             _, finished = await self.ask(language, "weather", sampling=sampling)
-            assert (finished.reason, finished.output_tokens) == (pb.Finished.STOP, 50)
+            assert (finished.reason, finished.output_tokens) == (pb.Finished.STOP, 51)
 
     async def test_stop_token_ids(self, language_server: LanguageServers, script: Path) -> None:
         stop = prompt_of("It rains.")[-1]

@@ -52,6 +52,17 @@ class Served:
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+def made_up_logprobs(token: int, count: int) -> language_pb2.TokenLogprobs:
+    """The token is the second likeliest: after the one that follows it in the vocabulary, before the rest of these."""
+    steps = [1, 0, *range(2, count)]
+    return language_pb2.TokenLogprobs(
+        logprob=-1.0,
+        rank=2,
+        top_ids=[(token + step) % INFO.vocab_size for step in steps[:count]],
+        top_logprobs=[-0.5 * (1 + i) for i in range(count)],
+    )
+
+
 Script = Callable[[language_pb2.Generate], Sequence[int]]
 
 
@@ -228,6 +239,8 @@ class LanguagePeer(Peer, language_pb2_grpc.LanguageServiceServicer):
                 await served.waiting[key].wait()
             received = language_pb2.Received(handle=handle, key=key)
             events.put_nowait(language_pb2.SessionEvent(received=[received]))
+        if generate.sampling.HasField("prompt_logprobs"):
+            self._send_prompt_logprobs(served)
         tokens = list(self.script(generate))
         stops = set(generate.sampling.stop_token_ids) | (set() if generate.sampling.ignore_eos else {EOS})
         made = list(generate.resumed_output_ids)
@@ -237,6 +250,8 @@ class LanguagePeer(Peer, language_pb2_grpc.LanguageServiceServicer):
                 await self.pace.acquire()
             made.append(token)
             output = language_pb2.StepOutput(handle=handle, token_ids=[token])
+            if generate.sampling.HasField("logprobs"):
+                output.logprobs.append(made_up_logprobs(token, generate.sampling.logprobs))
             events.put_nowait(language_pb2.SessionEvent(outputs=[output]))
             if token in stops and len(made) > generate.sampling.min_tokens:
                 self._finish(served, language_pb2.Finished.STOP, stop_token_id=token)
@@ -245,6 +260,15 @@ class LanguagePeer(Peer, language_pb2_grpc.LanguageServiceServicer):
                 break
             await asyncio.sleep(0)
         self._finish(served, language_pb2.Finished.LENGTH)
+
+    def _send_prompt_logprobs(self, served: Served) -> None:
+        """In two pieces, as a prompt that is prefilled in chunks."""
+        generate = served.generate
+        tokens = [made_up_logprobs(token, generate.sampling.prompt_logprobs) for token in generate.prompt_ids[1:]]
+        half = len(tokens) // 2
+        for start, piece in ((1, tokens[:half]), (1 + half, tokens[half:])):
+            known = language_pb2.PromptLogprobs(handle=generate.handle, start=start, tokens=piece)
+            served.events.put_nowait(language_pb2.SessionEvent(prompt_logprobs=[known]))
 
     def _finish(
         self,

@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
-import uvicorn
 from tokenizers import Tokenizer
 
 from common.pb import embedding_pb2
-from router.app import create_app
+from router.app import make_server
 from router.config import RouterConfig
 from router.services import Services, make_services
 from tests.integration.router.peers import EOS, MODEL_DIR, EncodePeer, LanguagePeer, Peer, Script, running
@@ -40,12 +39,6 @@ def says(text: str) -> Script:
     """Answers `text` and ends its turn."""
     tokens = [*ids_of(text), EOS]
     return lambda generate: tokens
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
 
 
 class Router:
@@ -81,9 +74,8 @@ def body_of(content: Any, **fields: Any) -> dict[str, Any]:
 async def routing(config: RouterConfig, *, until: str | None = "image") -> AsyncIterator[Router]:
     listener = socket.create_server(("127.0.0.1", 0))
     async with make_services(config) as services:
-        server = _Server(
-            uvicorn.Config(create_app(services), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-        )
+        server = make_server(services)
+        server.config.timeout_graceful_shutdown = 1
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         port = listener.getsockname()[1]
         try:

@@ -66,20 +66,26 @@ BODIES: list[tuple[Any, str | None]] = [
     (body_of("hi", stop=["a"] * 100), "stop"),
     (body_of("hi", stop=[1]), "stop[0]"),
     (body_of("hi", stop_token_ids=[-1]), "stop_token_ids[0]"),
-    (body_of("hi", stop_token_ids=[10**6]), None),
+    (body_of("hi", stop_token_ids=[10**6]), "stop_token_ids"),
     (body_of("hi", stream="yes"), "stream"),
     (body_of("hi", stream_options={"include_usage": True}), "stream_options"),
     (body_of("hi", stream=True, stream_options={"include_usage": 1}), "stream_options.include_usage"),
-    (body_of("hi", logprobs=True), "logprobs"),
-    (body_of("hi", logit_bias={"1": 1}), "logit_bias"),
-    (body_of("hi", presence_penalty=0.5), "presence_penalty"),
-    (body_of("hi", repetition_penalty=1.1), "repetition_penalty"),
-    (body_of("hi", response_format={"type": "json_object"}), "response_format"),
-    (body_of("hi", tools=[{"type": "function"}]), "tools"),
+    (body_of("hi", logprobs=5), "logprobs"),
+    (body_of("hi", top_logprobs=5), "top_logprobs"),
+    (body_of("hi", logprobs=True, top_logprobs=21), "top_logprobs"),
+    (body_of("hi", prompt_logprobs=1, stream=True), "prompt_logprobs"),
+    (body_of("hi", logit_bias={"word": 1}), "logit_bias"),
+    (body_of("hi", logit_bias={"1252": 1}), "logit_bias"),
+    (body_of("hi", allowed_token_ids=[1252]), "allowed_token_ids"),
+    (body_of("hi", bad_words=[""]), "bad_words[0]"),
+    (body_of("hi", presence_penalty=2.5), "presence_penalty"),
+    (body_of("hi", repetition_penalty=0), "repetition_penalty"),
+    (body_of("hi", response_format={"type": "json"}), "response_format"),
+    (body_of("hi", tools=[{"type": "function"}]), "tools[0].function"),
     (body_of("hi", tool_choice="required"), "tool_choice"),
-    (body_of("hi", guided_json={}), "guided_json"),
-    (body_of("hi", reasoning_effort="low"), "reasoning_effort"),
-    (body_of("hi", parallel_tool_calls=False), "parallel_tool_calls"),
+    (body_of("hi", guided_json={"type": "no such"}), "guided_json"),
+    (body_of("hi", reasoning_effort="a bit"), "reasoning_effort"),
+    (body_of("hi", parallel_tool_calls="no"), "parallel_tool_calls"),
     (body_of("hi", mm_processor_kwargs={"zoom": 2}), "mm_processor_kwargs.zoom"),
     (body_of("hi", mm_processor_kwargs={"max_pixels": -2}), "mm_processor_kwargs.max_pixels"),
     (body_of("hi", continue_final_message=True, add_generation_prompt=True), "continue_final_message"),
@@ -140,7 +146,7 @@ async def test_not_even_json(config: Any) -> None:
         response = await router.client.post(
             "/v1/chat/completions", content=b"a=b", headers={"content-type": "application/x-www-form-urlencoded"}
         )
-        assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_content_type")
+        assert (response.status_code, response.json()["error"]["code"]) == (415, "invalid_content_type")
         await _still_well(router)
 
 

@@ -12,7 +12,7 @@ import httpx
 
 from common.errors import InternalError, OverloadedError, UnavailableError
 from common.pb import common_pb2, embedding_pb2
-from router.app import create_app
+from router.http.application import create_app
 from tests.integration.router.peers import FINGERPRINT, INFO, EncodePeer, LanguagePeer, running
 from tests.integration.router.system import CONFIG, Router, body_of, events_of, routing, says, system
 from tests.integration.router.test_media import image

@@ -144,6 +144,11 @@ async def test_detail_and_options_are_part_of_the_key() -> None:
         part["image_url"]["detail"] = "low"
         await router.chat([part])
         await router.chat([image(b"cat")], mm_processor_kwargs={"min_pixels": 4096})
+        for detail in ("auto", "high", "original"):  # the checkpoint's own limits: as if nothing were said
+            part["image_url"]["detail"] = detail
+            assert (await router.chat([part])).status_code == 200
+        assert (await router.chat([{**image(b"cat"), "detail": "low"}])).status_code == 200
+        assert (await router.chat([{"type": "input_image", "image_url": data_uri(b"cat"), "detail": "low"}])).is_success
     keys = {opened.key for opened in encode.opened}
     assert len(keys) == 3
     assert encode.opened[1].options.max_pixels == 512 * 512

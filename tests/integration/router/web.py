@@ -90,6 +90,14 @@ async def _answer(target: str, writer: asyncio.StreamWriter) -> None:
         case "/stall":
             writer.write(head("200 OK", "content-type: image/png", "content-length: 10") + b"12")
             await asyncio.Event().wait()
+        case "/silent":
+            await asyncio.Event().wait()
+        case "/trickle":
+            writer.write(head("200 OK", "content-type: image/png"))
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
         case "/reset":
             writer.transport.abort()
             return

@@ -30,11 +30,11 @@ def test_roles_understand_what_they_get(role: str) -> None:
     everything = (
         "--model m --revision r --dtype float32 --transport zmq --encode-cache-bytes 3GiB --max-model-len 100 "
         "--max-num-seqs 3 --max-step-tokens 64 --kv-cache-bytes 1GiB --gpu-memory-fraction 0.5 --inbox-bytes 1GiB "
-        "--host 0.0.0.0 --port 1 --served-model-name a b --api-key-file /k"
+        "--host 0.0.0.0 --port 1 --workers 3 --served-model-name a b --api-key-file /k"
     )
     parsed = parse(PROGRAMS[role].config_class(), role, role_argv(config(everything), role), {})
-    for name in ("dtype", "kv_cache_bytes", "encode_cache_bytes", "served_model_name", "api_key_file"):
-        if hasattr(parsed, name):
+    for name in ("dtype", "kv_cache_bytes", "encode_cache_bytes", "served_model_name", "api_key_file", "workers"):
+        if name in PASSED_ON[role]:
             assert getattr(parsed, name) == getattr(config(everything), name)
 
 

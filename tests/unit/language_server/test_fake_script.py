@@ -31,6 +31,11 @@ def test_an_empty_script_leaves_everything_to_the_default() -> None:
         ('[{"answer": "x"}, {"anwser": "x"}]', "rule 2: unknown anwser"),
         ('[{"tokens_per_second": 0}]', "positive"),
         ('[{"answer": 3}]', "'answer' is a text"),
+        ('[{"tokens": "ab"}]', "'tokens' is a list"),
+        ('[{"tokens": ["a", true]}]', "'tokens' is a list"),
+        ('[{"tokens": [-1]}]', "'tokens' is a list"),
+        ('[{"tokens": ["a"], "answer": "a"}]', "two ways to say the same"),
+        ('[{"delay_seconds": -1}]', "'delay_seconds' is a number of seconds"),
         ('[{"error": "NO_SUCH_CODE"}]', "'error' is one of INTERNAL"),
     ],
 )
@@ -53,3 +58,8 @@ def test_an_error_rule_ends_in_that_error() -> None:
 )
 def test_the_default_answer_says_what_was_shown(images: int, videos: int, words: str) -> None:
     assert words in default_answer(images=images, videos=videos, rows=7, prompt_tokens=9)
+
+
+def test_an_answer_is_said_as_a_text_or_token_by_token() -> None:
+    assert list(Rule(answer="ab").parts) == ["ab"]
+    assert list(Rule(tokens=["a", 7, "b"]).parts) == ["a", 7, "b"]

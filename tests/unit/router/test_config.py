@@ -20,6 +20,13 @@ def test_options() -> None:
         ["--failover-seconds", "-1"],
         ["--drain-seconds", "inf"],
         ["--max-images", "-1"],
+        ["--workers", "0"],
+        ["--chat-template", "/no/such/file"],
+        ["--reasoning", "on"],
+        ["--max-header-bytes", "0"],
+        ["--cors-origins", "example.org"],
+        ["--cors-origins", "https://example.org/"],
+        ["--allowed-local-media-path", "/no/such/folder"],
     ):
         with pytest.raises(ConfigError):
             parse(RouterConfig, "router", argv, {})

@@ -9,7 +9,8 @@ import pytest
 from common.errors import ContextLengthError, InvalidRequestError
 from common.pb import common_pb2
 from common.pb import language_pb2 as pb
-from language_server.engine.admission import Admission, Limits
+from language_server.engine.admission import Admission
+from language_server.engine.limits import Limits
 
 PAD = 90
 LIMITS = Limits(

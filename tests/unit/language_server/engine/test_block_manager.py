@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from language_server.engine.block_manager import BlockManager
-from language_server.engine.request import Request, SamplingParams, Span
+from language_server.engine.request import Request, Span
+from language_server.engine.sampling_params import SamplingParams
 
 
 def request(ids: list[int], *, salt: bytes = b"", spans: tuple[Span, ...] = ()) -> Request:

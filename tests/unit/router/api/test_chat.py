@@ -4,26 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from router.api.chat import ChatRequest, parse_chat_request
-from router.api.fields import ACCEPTED, UNSUPPORTED
 from router.problems import Problem
 
 MESSAGES = [{"role": "user", "content": "hi"}]
-
-
-def test_every_field_is_of_one_kind() -> None:
-    honoured = set(ChatRequest.model_fields)
-    assert not honoured & set(UNSUPPORTED)
-    assert not honoured & ACCEPTED
-    assert not set(UNSUPPORTED) & ACCEPTED
-
-
-@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
-def test_a_field_that_can_not_be_honoured_is_named(name: str) -> None:
-    with pytest.raises(Problem) as refused:
-        parse_chat_request({"messages": MESSAGES, name: {"something": "else"}}, max_choices=1)
-    assert (refused.value.status, refused.value.param) == (400, name)
-    for neutral in (None, *UNSUPPORTED[name]):
-        assert parse_chat_request({"messages": MESSAGES, name: neutral}, max_choices=1).ignored == ()
 
 
 def test_unknown_fields_are_found_wherever_they_are() -> None:

@@ -18,7 +18,13 @@ class Broken:
 async def test_a_fault_of_ours_is_told_to_the_request() -> None:
     said = asyncio.Queue[EncodeMessage]()
     item = MediaItem(
-        key=b"key", kind=common_pb2.IMAGE, options=common_pb2.MediaOptions(), parts=(b"x",), digest=b"", param=""
+        key=b"key",
+        kind=common_pb2.IMAGE,
+        options=common_pb2.MediaOptions(),
+        sizes=(1,),
+        parts=(b"x",),
+        digest=b"",
+        param="",
     )
     encode = ItemEncode(
         item,

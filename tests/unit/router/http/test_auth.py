@@ -10,18 +10,33 @@ from router.http.auth import Keys
 from router.problems import Problem
 
 
+def as_sent(key: str) -> str:
+    """Bytes of a header field as ASGI decodes them."""
+    return key.encode().decode("latin-1")
+
+
 def test_keys() -> None:
-    assert Keys().salt(None) == b""
-    keys = Keys(("one",))
-    assert keys.salt("Bearer one") == tenant_salt("one")
-    assert keys.salt("bearer  one") == tenant_salt("one")
-    for header in (None, "", "Bearer", "Bearer ", "Bearer two", "Basic one"):
+    assert Keys().salt({}) == b""
+    keys = Keys(("one", "schlüssel"))
+    for value in ("Bearer one", "bearer  one"):
+        assert keys.salt({"authorization": value}) == tenant_salt("one")
+    assert keys.salt({"x-api-key": "one"}) == tenant_salt("one")
+    assert keys.salt({"authorization": "Bearer " + as_sent("schlüssel")}) == tenant_salt("schlüssel")
+    # clients of two APIs at once: one good key is enough
+    assert keys.salt({"authorization": "Bearer nothing", "x-api-key": "one"}) == tenant_salt("one")
+    for value in ("", "Bearer", "Bearer ", "Bearer two", "Basic one", "one", "Bearer one two", "Bearer ON"):
         with pytest.raises(Problem) as refused:
-            keys.salt(header)
+            keys.salt({"authorization": value})
         assert refused.value.status == 401
+    for headers in ({}, {"x-api-key": ""}, {"x-api-key": "Bearer one"}):
+        with pytest.raises(Problem):
+            keys.salt(headers)
 
 
 def test_key_files(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# comment\n\n one \ntwo\n", encoding="utf-8")
+    keys = Keys(("three",), tmp_path / "keys")
+    assert len({keys.salt({"x-api-key": key}) for key in ("one", "two", "three")}) == 3
     with pytest.raises(ConfigError, match="can't read"):
         Keys(file=tmp_path / "missing")
     (tmp_path / "empty").write_text("# nothing\n\n")

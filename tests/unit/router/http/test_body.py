@@ -19,3 +19,22 @@ def test_a_body_of_nothing_but_structure_is_not_parsed() -> None:
 def test_much_content_is_no_structure() -> None:
     body = {"text": "word " * 1_000_000, "list": list(range(100_000))}
     assert parse_json(json.dumps(body).encode()) == body
+
+
+def test_depth() -> None:
+    def nested(depth: int) -> bytes:
+        return b'{"a":' * (depth - 1) + b"[]" + b"}" * (depth - 1)
+
+    assert parse_json(nested(128))
+    assert parse_json(b"[" + b",".join([nested(127)] * 100) + b"]")
+    for depth in (129, 500, 5000, 100_000):
+        with pytest.raises(Problem, match="128 levels") as refused:
+            parse_json(nested(depth))
+        assert (refused.value.status, refused.value.code) == (400, "body_too_complex")
+
+
+def test_what_json_leaves_open() -> None:
+    """Of a key that comes twice the last one counts, as with every other server."""
+    assert parse_json(b'{"n": 1, "n": 2}') == {"n": 2}
+    with pytest.raises(Problem, match="not valid JSON"):
+        parse_json(b'{"n": ' + b"9" * 5000 + b"}")

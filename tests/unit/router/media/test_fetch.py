@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
@@ -60,10 +61,11 @@ class Names:
         return [ipaddress.ip_address(found.pop(0) if len(found) > 1 else found[0])]
 
 
-def fetcher(names: Names, *, allowed: str = "127.0.0.1", timeout: float = 2.0) -> Fetcher:
+def fetcher(names: Names, *, allowed: str = "127.0.0.1", timeout: float = 2.0, stall_timeout: float = 5.0) -> Fetcher:
     return Fetcher(
         timeout=timeout,
         connect_timeout=1.0,
+        stall_timeout=stall_timeout,
         concurrency=2,
         allowed=lambda address: str(address) == allowed,
         resolver=names,
@@ -123,6 +125,54 @@ async def test_limits(web: Web) -> None:
     await fetch.close()
 
 
+@pytest.mark.parametrize("path", ["/silent", "/stall"])
+async def test_servers_that_fall_silent(web: Web, path: str) -> None:
+    """Before the answer or in the middle of it."""
+    fetch = fetcher(Names(good_example=["127.0.0.1"]), timeout=60.0, stall_timeout=0.2)
+    url = f"http://good.example:{web.url.rpartition(':')[2]}{path}"
+    with pytest.raises(BadMediaError, match=r"said nothing for longer than 0\.2 s"):
+        await asyncio.wait_for(fetch.fetch(url, limit=1000, hold=hold()), 5)
+    await fetch.close()
+
+
+async def test_servers_that_never_come_to_an_end(web: Web) -> None:
+    """A byte now and then is not silence, but the time of all is limited too."""
+    fetch = fetcher(Names(good_example=["127.0.0.1"]), timeout=0.5, stall_timeout=5.0)
+    url = f"http://good.example:{web.url.rpartition(':')[2]}/trickle"
+    with pytest.raises(BadMediaError, match=r"longer than 0\.5 s"):
+        await asyncio.wait_for(fetch.fetch(url, limit=1_000_000, hold=hold()), 5)
+    await fetch.close()
+
+
+async def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    fetch = fetcher(Names(good_example=["127.0.0.1"]))
+    for scheme in ("http", "https"):
+        with pytest.raises(BadMediaError, match="ConnectError"):
+            await asyncio.wait_for(fetch.fetch(f"{scheme}://good.example:{port}/", limit=1000, hold=hold()), 5)
+    await fetch.close()
+
+
+async def test_a_server_without_tls_behind_https(web: Web) -> None:
+    fetch = fetcher(Names(good_example=["127.0.0.1"]))
+    url = f"https://good.example:{web.url.rpartition(':')[2]}/image"
+    with pytest.raises(BadMediaError, match="connecting"):
+        await asyncio.wait_for(fetch.fetch(url, limit=1000, hold=hold()), 5)
+    await fetch.close()
+
+
+async def test_a_name_server_that_does_not_answer() -> None:
+    async def resolver(host: str, port: int) -> list[IPAddress]:
+        await asyncio.Event().wait()
+        return []
+
+    fetch = Fetcher(timeout=0.2, connect_timeout=1.0, stall_timeout=1.0, concurrency=2, resolver=resolver)
+    with pytest.raises(BadMediaError, match="longer than"):
+        await asyncio.wait_for(fetch.fetch("http://host.example/", limit=1000, hold=hold()), 5)
+    await fetch.close()
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -158,7 +208,9 @@ async def test_what_a_connection_may_end_in() -> None:
         def refuse(address: IPAddress, failure: Exception = failure) -> bool:
             raise failure
 
-        fetch = Fetcher(timeout=2.0, connect_timeout=1.0, concurrency=2, allowed=refuse, resolver=resolver)
+        fetch = Fetcher(
+            timeout=2.0, connect_timeout=1.0, stall_timeout=1.0, concurrency=2, allowed=refuse, resolver=resolver
+        )
         with pytest.raises(BadMediaError):
             await fetch.fetch("http://host.example/", limit=1000, hold=hold())
         await fetch.close()

@@ -52,3 +52,55 @@ def test_affinity_is_of_the_beginning() -> None:
     assert later.affinity(b"salt", [*keys, b"l" * 32]) != begun
     assert conversation(system, first).affinity(b"", [b"m" * 32]) != begun
     assert conversation(first).affinity(b"", keys) != begun
+
+
+def test_an_assistant_message_as_the_template_sees_it() -> None:
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": [1, "é"]}'}},
+        {"function": {"name": "f", "arguments": {"x": 1}}},
+        {"function": {"name": "f", "arguments": ""}},
+        {"function": {"name": "f", "arguments": "[1]"}},  # no object: as it is
+        {"function": {"name": "f", "arguments": "["}},
+        {"function": {"name": "f", "arguments": "[" * 100_000}},
+    ]
+    (shown,) = conversation({"role": "assistant", "content": None, "reasoning": "hm", "tool_calls": calls}).messages
+    assert shown["content"] == ""
+    assert shown["reasoning_content"] == "hm"
+    arguments = [call["function"]["arguments"] for call in shown["tool_calls"]]
+    assert arguments == [{"x": [1, "é"]}, {"x": 1}, {}, "[1]", "[", "[" * 100_000]
+    refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}, {"type": "text", "text": "!"}]}
+    assert conversation(refusal).messages[0]["content"] == [
+        {"type": "text", "text": "no"},
+        {"type": "text", "text": "!"},
+    ]
+
+
+def test_all_text_counts() -> None:
+    long = "é" * 1000
+    said: list[dict[str, Any]] = [
+        {"role": "user", "content": long},
+        user({"type": "text", "text": long}),
+        {"role": "assistant", "reasoning_content": long},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {long: 1}}}]},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": [long]}}}]},
+    ]
+    for message in said:
+        assert 2000 <= conversation(message).text_bytes < 2100
+    (tool,) = parse_chat_request(
+        {"messages": said[:1], "tools": [{"function": {"name": "f", "description": long}}]}, max_choices=1
+    ).request.tools
+    assert Conversation(messages=[], tools=[tool.shown()], media=[]).text_bytes >= 2000
+
+
+def test_tools_are_shown_without_what_the_model_is_not_told() -> None:
+    fields = {"name": "f", "strict": True, "parameters": {"type": "object"}, "description": None, "odd": 1}
+    parsed = parse_chat_request(
+        {"messages": [user()], "tools": [{"type": "function", "function": fields}]}, max_choices=1
+    )
+    assert parsed.ignored == ("tools[0].function.odd",)
+    (tool,) = parsed.request.tools
+    assert tool.shown() == {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    made = converse(parsed.request.messages, parsed.request.mm_processor_kwargs, largest_image=1, tools=[tool])
+    assert made.tools == [tool.shown()]
+    bare = converse(parsed.request.messages, parsed.request.mm_processor_kwargs, largest_image=1)
+    assert made.affinity(b"", []) != bare.affinity(b"", [])

@@ -1,0 +1,1 @@
+"""Grammars that the language servers hold an answer to."""

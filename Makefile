@@ -20,10 +20,10 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 endif
 
-.PHONY: help setup demo check test test-pythons proto lock clean
+.PHONY: help setup demo eval check test test-pythons test-clients bench-clients proto lock clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## the environment in .venv, once: 1.5 GB with a CPU build of torch, more with CUDA
 
@@ -42,6 +42,9 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP) ## three servers, a question about an image, a streamed answer (ONCE=1: then end; FAKE=1: no weights)
 	@$(BIN)/python -m deploy.demo.run $(if $(ONCE),--once) $(if $(FAKE),--fake)
 
+eval: $(STAMP) ## the frozen questions to the demo's model, by kind, and a sheet to look at (BASE_URL=URL: of a running router)
+	@$(BIN)/python -m deploy.demo.evaluate $(if $(BASE_URL),--base-url $(BASE_URL))
+
 check: $(STAMP) ## lint, format, types, generated code, import rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,6 +57,12 @@ test: $(STAMP) ## the test suite (PYTEST_ARGS="-k router -x")
 
 test-pythons: ## router and fakes, as installed by pip, on every other Python that is here
 	tests/other_pythons.sh
+
+test-clients: $(STAMP) ## LangChain, LiteLLM, the Vercel AI SDK and others against a running system (CLIENTS="litellm ai-sdk")
+	$(BIN)/python -m tests.clients.run $(CLIENTS)
+
+bench-clients: $(STAMP) ## load generators against a running system, a short run of each (LOADS="guidellm aiperf")
+	$(BIN)/python -m tests.clients.load $(LOADS)
 
 proto: $(STAMP) ## generate common/pb from proto/*.proto
 	$(BIN)/python proto/generate.py

@@ -121,6 +121,8 @@ def main(argv: list[str]) -> int:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         log.warning("the front is gone: ending")
         return 1
+    finally:
+        engine.close()
     return 0
 
 

@@ -119,6 +119,9 @@ class FakeEngine:
         except EPDError as error:
             self._events.finished.add(handle=generate.handle, reason=pb.Finished.ERROR, error=error.to_wire())
             return
+        if request.is_refused:
+            self._events.finished.add(handle=request.handle, reason=pb.Finished.ERROR, error=request.failure)
+            return
         self._requests[request.handle] = request
         self._stats["accepted"] += 1
         for key in [key for key in request.missing if key in self._held]:

@@ -104,6 +104,11 @@ class FakeRequest:
         return token in self.sampling.stop_token_ids and self.made > self.sampling.min_tokens
 
     @property
+    def is_refused(self) -> bool:
+        """The script has nothing for it but an error at once."""
+        return self.failure is not None and not self.answer and not self.delay
+
+    @property
     def is_over(self) -> bool:
         """All that comes before a scripted failure is out."""
         return self.failure is not None and self.made >= len(self.answer)

@@ -10,7 +10,7 @@ A script is a JSON list of rules, or a file with one rule a line; the first one 
 `match` is looked for in the decoded prompt (special tokens included); without it a rule fits everything. Special tokens
 in an answer are those tokens. With `tokens` instead of `answer` a script says where tokens begin and end: each text is
 tokenized for itself, a number is a token's id. The first token comes after `delay_seconds`. With `error` (a code of
-proto/common.proto) the request fails once the answer, if there is one, is out.
+proto/common.proto) the request fails once the answer or the delay is over; if there is neither, it is refused.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ _GAUGES = {
 _CACHES = {  # cache -> (hits, misses, evictions)
     "prefix": ("prefix_hits", "prefix_misses", "kv_evictions"),
     "inbox": ("inbox_hits", "inbox_misses", "inbox_evictions"),
+    "grammar": ("grammar_hits", "grammar_misses", "grammar_evictions"),
 }
 
 

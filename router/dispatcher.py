@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from common.errors import InvalidRequestError, UnavailableError
 from common.pb import common_pb2, language_pb2
@@ -22,18 +23,21 @@ from router.media.budget import Hold
 from router.media.loader import MediaLoader
 from router.model import ServedModel
 from router.problems import ItemError, Problem
-from router.prompt.conversation import Conversation, converse
+from router.prompt.conversation import Conversation, converse, text_bytes
 from router.prompt.expansion import PlacedItem, Prompt, expand
 from router.prompt.raw import raw_ids
 from router.prompt.template import Piece
 from router.prompt.thinking import Thinking, thinking_of
 from router.reading import chat_reader, readable
-from router.sampling import sampling_params
+from router.sampling import for_prompt, sampling_params
 from router.syntax import CALL, THINK, THINK_END
 from router.workers import Workers
 
+T = TypeVar("T")
+
 _AFFINITY_TOKENS = 64  # leading ones by which plain prompts find the server that may know them
-_THREAD_CHARACTERS = 50_000  # from here on tokenizing leaves the event loop
+_THREAD_CHARACTERS = 50_000  # from here on work on text leaves the event loop
+_MESSAGE_CHARACTERS = 100  # as long as this takes it to render a message or a tool, whatever it says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +53,18 @@ class Dispatcher:
     """Args:
     fleet: the servers.
     loader: of media.
-    workers: for tokenizing what is long, and for grammars.
+    workers: for tokenizing what is long.
+    grammars: for grammars, see `grammar_threads`.
     reasoning: it is told apart from the answers.
     """
 
-    def __init__(self, *, fleet: Fleet, loader: MediaLoader, workers: Workers, reasoning: bool) -> None:
+    def __init__(
+        self, *, fleet: Fleet, loader: MediaLoader, workers: Workers, grammars: Workers, reasoning: bool
+    ) -> None:
         self._fleet = fleet
         self._loader = loader
         self._workers = workers
+        self._grammars = grammars
         self._reasoning = reasoning
 
     async def chat(self, request: ChatRequest, generation: Generation, *, salt: bytes, hold: Hold) -> Plan:
@@ -67,13 +75,14 @@ class Dispatcher:
             ItemError: one of its media is the reason.
         """
         model = self.model
+        sampling = sampling_params(request, model)
         routed = await self.conversation(request, generation, salt=salt, hold=hold)
-        plan = self._plan(model, request, routed)
+        plan = self._plan(model, request, routed, sampling)
         if is_constrained(request):
             plan.sampling.grammar.CopyFrom(await self._grammar(model, request, routed.thinking, generation))
         if request.tools and request.tool_choice == "none":
             # The tools stay in the prompt, which thus is the same for every choice.
-            plan.sampling.bad_words.add(ids=model.tokenize(CALL))
+            plan.sampling.bad_words.add(ids=[model.marks[CALL]] if CALL in model.marks else model.tokenize(CALL))
         reader = chat_reader(request, model.marks, routed.thinking)
         return replace(plan, reader=reader, rules=readable(plan.rules, model.marks))
 
@@ -88,18 +97,26 @@ class Dispatcher:
             request.messages, request.mm_processor_kwargs, largest_image=model.largest_image, tools=request.tools
         )
         self._loader.check_counts(conversation.media)
-        self._check_text(conversation.text_bytes, model)
-        pieces = model.template.render(
-            conversation.messages,
-            tools=conversation.tools,
-            add_generation_prompt=request.add_generation_prompt,
-            continue_final_message=request.continue_final_message,
-            options=request.template_options,
-        )
+        options = request.template_options
+        size = conversation.text_bytes + text_bytes(options)
+        self._check_text(size, model)
+        size += _MESSAGE_CHARACTERS * (len(conversation.messages) + len(conversation.tools))
+
+        def render() -> list[Piece]:
+            return model.template.render(
+                conversation.messages,
+                tools=conversation.tools,
+                add_generation_prompt=request.add_generation_prompt,
+                continue_final_message=request.continue_final_message,
+                options=options,
+            )
+
+        pieces = await self._aside(render, size, generation)
         thinking = self._thinking(model, request, pieces)
         items = await self._items(conversation, generation, salt, hold)
         prompt = await self._prompt(model, pieces, items, generation)
-        affinity = conversation.affinity(salt, [item.key for item in items])
+        keys = [item.key for item in items]
+        affinity = await self._aside(lambda: conversation.affinity(salt, keys), size, generation)
         return RoutedPrompt(prompt=prompt, affinity=affinity, thinking=thinking)
 
     async def completions(self, request: CompletionRequest, generation: Generation, *, salt: bytes) -> list[Plan]:
@@ -110,11 +127,12 @@ class Dispatcher:
             Problem: a prompt is not one.
         """
         model = self.model
+        sampling = sampling_params(request, model)
         tokenized = await self.raw(request.prompts, generation, add_special_tokens=request.add_special_tokens)
         prompts = [RoutedPrompt(prompt=Prompt(ids=ids, spans=[]), affinity=_affinity(salt, ids)) for ids in tokenized]
-        plans = [self._plan(model, request, routed) for routed in prompts]
+        plans = [self._plan(model, request, routed, sampling) for routed in prompts]
         if (wanted := request.content_format()) is not None:
-            grammar = await generation.during(self._workers.run(lambda: content_grammar(wanted, model.marks)))
+            grammar = await generation.during(self._grammars.run(lambda: content_grammar(wanted, model.marks)))
             for plan in plans:
                 plan.sampling.grammar.CopyFrom(grammar)
         return plans
@@ -139,9 +157,7 @@ class Dispatcher:
                 for param, prompt in prompts.items()
             ]
 
-        if sum(map(len, texts)) >= _THREAD_CHARACTERS:
-            return await generation.during(self._workers.run(tokenize))
-        return tokenize()
+        return await self._aside(tokenize, sum(map(len, texts)), generation)
 
     @property
     def model(self) -> ServedModel:
@@ -155,12 +171,18 @@ class Dispatcher:
         """Tokens of prompt and answer together."""
         return self._fleet.max_model_len
 
-    def _plan(self, model: ServedModel, request: GenerationRequest, routed: RoutedPrompt) -> Plan:
+    def _plan(
+        self,
+        model: ServedModel,
+        request: GenerationRequest,
+        routed: RoutedPrompt,
+        sampling: language_pb2.SamplingParams,
+    ) -> Plan:
         """What is to be generated after a prompt."""
         return Plan(
             prompt=routed.prompt,
-            sampling=sampling_params(
-                request, model, prompt_tokens=len(routed.prompt.ids), max_model_len=self._fleet.max_model_len
+            sampling=for_prompt(
+                sampling, request, prompt_tokens=len(routed.prompt.ids), max_model_len=self._fleet.max_model_len
             ),
             rules=OutputRules(
                 stop=request.stop_strings,
@@ -189,7 +211,7 @@ class Dispatcher:
         """Raises Problem (400): something in it can't be enforced."""
         if thinking is Thinking.POSSIBLE and (request.continue_final_message or not model.template.thinks):
             thinking = Thinking.NONE  # nobody expects it there
-        return await generation.during(self._workers.run(lambda: chat_grammar(request, model.marks, thinking)))
+        return await generation.during(self._grammars.run(lambda: chat_grammar(request, model.marks, thinking)))
 
     async def _items(
         self, conversation: Conversation, generation: Generation, salt: bytes, hold: Hold
@@ -223,9 +245,11 @@ class Dispatcher:
                 tokenize=model.tokenize,
             )
 
-        if sum(len(piece) for piece in pieces if isinstance(piece, str)) >= _THREAD_CHARACTERS:
-            return await generation.during(self._workers.run(build))
-        return build()
+        return await self._aside(build, sum(len(piece) for piece in pieces if isinstance(piece, str)), generation)
+
+    async def _aside(self, work: Callable[[], T], characters: int, generation: Generation) -> T:
+        """The result of `work` on so much text, which leaves the event loop if it is much."""
+        return await generation.during(self._workers.run(work)) if characters >= _THREAD_CHARACTERS else work()
 
     def _check_text(self, size: int, model: ServedModel, param: str = "messages") -> None:
         """Raises Problem (400) if even the longest tokens could not hold so many bytes: tokenizing takes more than

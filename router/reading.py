@@ -25,13 +25,15 @@ def chat_reader(request: ChatRequest, marks: Mapping[str, int], thinking: Thinki
     with_calls = bool(request.tools) and request.tool_choice != "none"
     if thinking is Thinking.NONE and not with_calls:
         return PlainReader
+    # `make` lives as long as the answer; the request, which may hold images, must not.
+    most_calls, show_reasoning = None if request.parallel_tool_calls else 1, request.include_reasoning
 
     def make() -> Reader:
         reasoning = None
         if thinking is not Thinking.NONE:
             reasoning = ReasoningReader(begun=thinking is Thinking.BEGUN, marks=(marks[THINK], marks[THINK_END]))
-        calls = ToolCallReader(most=None if request.parallel_tool_calls else 1) if with_calls else None
-        return ModelReader(reasoning=reasoning, calls=calls, show_reasoning=request.include_reasoning)
+        calls = ToolCallReader(most=most_calls) if with_calls else None
+        return ModelReader(reasoning=reasoning, calls=calls, show_reasoning=show_reasoning)
 
     return make
 

@@ -13,26 +13,21 @@ from router.problems import Problem
 _MAX_BAD_WORD_TOKENS = 64  # as the language servers have it
 
 
-def sampling_params(
-    request: GenerationRequest, model: ServedModel, *, prompt_tokens: int, max_model_len: int
-) -> language_pb2.SamplingParams:
-    """What the request says, and the checkpoint's defaults where it says nothing.
+def sampling_params(request: GenerationRequest, model: ServedModel) -> language_pb2.SamplingParams:
+    """What the request says, and the checkpoint's defaults where it says nothing; see `for_prompt` for the rest.
 
     Raises:
-        Problem: 400; a token id is outside the vocabulary, or prompt and answer do not fit into the context.
+        Problem: 400; a token id is outside the vocabulary, or a bad word is too long.
     """
     defaults = model.defaults
-    seed = request.seed if request.seed is not None else secrets.randbits(64)
     _check_ids("stop_token_ids", request.stop_token_ids, model)
     _check_ids("logit_bias", request.biases, model)
     _check_ids("allowed_token_ids", request.allowed_token_ids or (), model)
     params = language_pb2.SamplingParams(
-        max_tokens=_max_tokens(request, prompt_tokens, max_model_len),
         temperature=defaults.temperature if request.temperature is None else request.temperature,
         top_p=defaults.top_p if request.top_p is None else request.top_p,
         top_k=max(0, defaults.top_k if request.top_k is None else request.top_k),
         min_p=defaults.min_p if request.min_p is None else request.min_p,
-        seed=seed % 2**64,
         stop_token_ids=request.stop_token_ids,
         ignore_eos=request.ignore_eos,
         min_tokens=request.min_tokens,
@@ -52,6 +47,21 @@ def sampling_params(
         del params.stop_token_ids[:]
         params.ignore_eos = True
     return params
+
+
+def for_prompt(
+    params: language_pb2.SamplingParams, request: GenerationRequest, *, prompt_tokens: int, max_model_len: int
+) -> language_pb2.SamplingParams:
+    """A copy for one of the prompts of a request: what its length allows, and a draw of its own.
+
+    Raises:
+        Problem: 400; prompt and answer do not fit into the context.
+    """
+    copy = language_pb2.SamplingParams()
+    copy.CopyFrom(params)
+    copy.max_tokens = _max_tokens(request, prompt_tokens, max_model_len)
+    copy.seed = (request.seed if request.seed is not None else secrets.randbits(64)) % 2**64
+    return copy
 
 
 def _max_tokens(request: GenerationRequest, prompt_tokens: int, max_model_len: int) -> int:

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.grammars import grammar_threads
 from router.config import RouterConfig
 from router.dispatcher import Dispatcher
 from router.fleet.fleet import Fleet
@@ -25,6 +27,7 @@ from router.metrics import RouterMetrics
 from router.workers import Workers
 
 METRICS = "metrics"  # folder in the shared one
+_GRAMMAR_THREADS = 2  # checking the largest takes a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,9 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
     """
     metrics = RouterMetrics(shared / METRICS if shared is not None else None)
     fleet = Fleet(config)
-    workers = Workers("work", os.cpu_count() or 1)
-    waiters = Workers("media", config.media_fetches)  # for name servers and disks
+    workers = Workers(ThreadPoolExecutor(os.cpu_count() or 1, "work"))
+    waiters = Workers(ThreadPoolExecutor(config.media_fetches, "media"))  # for name servers and disks
+    grammars = Workers(grammar_threads("grammars", _GRAMMAR_THREADS))
     files = LocalFiles(config.allowed_local_media_path, timeout=config.media_timeout_seconds, workers=waiters)
     aliases = Aliases(shared / "aliases.sqlite" if shared is not None else None)
     fetcher = Fetcher(
@@ -79,7 +83,9 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
         workers=workers,
         keys=Keys(config.api_key, config.api_key_file),
         fleet=fleet,
-        dispatcher=Dispatcher(fleet=fleet, loader=loader, workers=workers, reasoning=config.reasoning == "auto"),
+        dispatcher=Dispatcher(
+            fleet=fleet, loader=loader, workers=workers, grammars=grammars, reasoning=config.reasoning == "auto"
+        ),
         metrics=metrics,
         budget=ByteBudget(config.media_budget_bytes, metrics.media_bytes),
         grids=GridMemory(),
@@ -95,6 +101,7 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
         aliases.close()
         await fetcher.close()
         waiters.close()
+        grammars.close()
         workers.close()
 
 

@@ -14,12 +14,11 @@ class Workers:
     """A bounded number of threads for one kind of work: however slow it is, it keeps only its own kind waiting.
 
     Args:
-        name: of the kind, for the threads.
-        count: of threads.
+        threads: for this kind alone; `close` ends them.
     """
 
-    def __init__(self, name: str, count: int) -> None:
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix=name)
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of `work`. Work that has not begun when this is cancelled never does."""

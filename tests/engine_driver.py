@@ -48,6 +48,10 @@ class EngineDriver:
         self._open: dict[bytes, tuple[bytes, int, int]] = {}  # grant -> (key, offset, bytes)
         self._handles = 0
 
+    def close(self) -> None:
+        """Needed after grammars: they have processes."""
+        self.engine.close()
+
     def submit(
         self,
         prompt_ids: Sequence[int],

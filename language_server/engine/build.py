@@ -17,7 +17,7 @@ from common.rpc import PROTOCOL_VERSION
 from common.tensors import dtype_to_wire, resolve_device, torch_dtype
 from language_server.engine.arena import Arena
 from language_server.engine.engine import Engine, EngineConfig
-from language_server.engine.grammar import GrammarCompiler
+from language_server.engine.grammar_compiler import GrammarCompiler
 from language_server.engine.grammar_masks import GrammarMasks
 from language_server.engine.kv_cache import KVCache, KVCacheShape
 from language_server.engine.limits import Limits

@@ -31,7 +31,7 @@ from common.tensors import dtype_from_wire
 from language_server.engine.admission import Admission
 from language_server.engine.arena import Arena
 from language_server.engine.block_manager import BlockManager
-from language_server.engine.grammar import GrammarCompiler
+from language_server.engine.grammar_compiler import GrammarCompiler
 from language_server.engine.limits import Limits
 from language_server.engine.media_ledger import MediaLedger
 from language_server.engine.model_runner import ModelRunner, StepResult
@@ -163,6 +163,11 @@ class Engine:
         """Ends every request with MOVED: its router continues it on another server."""
         for request in list(self._scheduler.unfinished.values()):
             self._fail(request, MovedError("the language server is shutting down"))
+
+    def close(self) -> None:
+        """Ends the threads and processes that compile grammars."""
+        if self._grammars is not None:
+            self._grammars.close()
 
     # -- steps --------------------------------------------------------------------------------------------------
 

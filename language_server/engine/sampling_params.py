@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common.errors import InvalidRequestError
+from common.grammars import MAX_GRAMMAR_BYTES
 from common.pb import language_pb2 as pb
 from language_server.engine.limits import Limits
 
@@ -15,8 +16,6 @@ _MAX_BIASES = 4096
 _MAX_STOP_IDS = 4096
 _MAX_BAD_WORDS = 1024
 _MAX_BAD_WORD_TOKENS = 64
-# llguidance recurses along a grammar: its threads' stacks (grammar_threads.py) are made for sources up to this length.
-MAX_GRAMMAR_BYTES = 512 << 10
 
 # So cold that the likeliest token is certain; dividing by less overflows float32.
 _GREEDY_BELOW = 1e-5

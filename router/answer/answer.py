@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from common.pb import language_pb2
-from router.answer.reader import Read
-from router.answer.shape import Call, CallDelta, Delta, End, Shape, Usage, Whole
+from router.answer.shape import NOTHING, Delta, End, Shape, Usage, Whole
 from router.generation.choice import Choice
 from router.generation.generation import Generation, Silence
 
@@ -57,10 +55,10 @@ class Answer:
         open_choices = list(generation.choices)
         silence = _Silence(generation, keep_alive_seconds)
         try:
-            yield shape.begin(len(open_choices))
+            yield shape.begin(len(open_choices), self._running_usage())
             while open_choices:
                 events = []
-                for choice in list(open_choices):
+                for choice in [choice for choice in open_choices if choice.knows_prompt]:
                     events += self._news(choice)
                     if choice.finish_reason is not None:
                         open_choices.remove(choice)
@@ -80,45 +78,33 @@ class Answer:
         """What has come for a choice since the last time."""
         reader = self._readers[choice.index]
         text, ids, logprobs = choice.output.take()
-        read = reader.feed(text, ids) if text or ids else Read()
+        reads = reader.feed(text, ids) if text or ids else []
         events = []
-        if choice.index in self._untold and (choice.output.ids or choice.finish_reason is not None):
+        if choice.index in self._untold:
             self._untold.remove(choice.index)
-            events.append(self.shape.delta(Delta(index=choice.index, prompt_logprobs=choice.prompt_logprobs)))
+            prompt = Delta(index=choice.index, prompt_logprobs=choice.prompt_logprobs)
+            events.append(self.shape.delta(prompt, self._running_usage()))
         shown = any(logprob is not None for logprob in logprobs) or (ids and self._options.token_ids)
-        if read.text or read.reasoning or read.calls or shown:
-            events.append(self._delta(choice.index, read, ids, logprobs))
         if choice.finish_reason is not None:
-            rest = reader.finish()
-            if rest.text or rest.reasoning or rest.calls:
-                events.append(self._delta(choice.index, rest, [], []))
+            reads += reader.finish()
+        if shown and not reads:
+            reads = [NOTHING]
+        for i, read in enumerate(reads):
+            delta = Delta(
+                index=choice.index,
+                read=read,
+                token_ids=ids if i == 0 else (),
+                logprobs=logprobs if i == 0 else (),
+            )
+            events.append(self.shape.delta(delta, self._running_usage()))
         return events
-
-    def _delta(
-        self, index: int, read: Read, ids: list[int], logprobs: list[language_pb2.TokenLogprobs | None]
-    ) -> bytes:
-        delta = Delta(
-            index=index,
-            text=read.text,
-            reasoning=read.reasoning,
-            calls=read.calls,
-            token_ids=ids,
-            logprobs=logprobs,
-        )
-        return self.shape.delta(delta, self._running_usage())
 
     def _whole(self, choice: Choice) -> Whole:
         reader = self._readers[choice.index]
         text, ids, logprobs = choice.output.take()
-        reads = (reader.feed(text, ids), reader.finish())
-        calls = _Calls()
-        for read in reads:
-            calls.add(read.calls)
         return Whole(
             index=choice.index,
-            text="".join(read.text for read in reads),
-            reasoning="".join(read.reasoning for read in reads),
-            calls=calls.whole(),
+            reads=[*reader.feed(text, ids), *reader.finish()],
             token_ids=ids,
             logprobs=logprobs,
             end=self._end(choice),
@@ -149,25 +135,6 @@ class Answer:
             return None
         times = self._generation.collect_times()
         return {stage: round(times.get(stage, 0.0), 3) for stage in TIMINGS}
-
-
-@dataclass(kw_only=True)
-class _Calls:
-    """Tool calls, put together of their pieces."""
-
-    _pieces: dict[int, list[CallDelta]] = field(default_factory=dict)
-
-    def add(self, deltas: tuple[CallDelta, ...]) -> None:
-        for delta in deltas:
-            self._pieces.setdefault(delta.index, []).append(delta)
-
-    def whole(self) -> tuple[Call, ...]:
-        return tuple(_call(pieces) for _, pieces in sorted(self._pieces.items()))
-
-
-def _call(pieces: list[CallDelta]) -> Call:
-    first = pieces[0]
-    return Call(id=first.id or "", name=first.name or "", arguments="".join(piece.arguments for piece in pieces))
 
 
 class _Silence:

@@ -62,26 +62,23 @@ class MessageShape:
         self, choices: Sequence[Whole], usage: Usage, timings: Mapping[str, float] | None = None
     ) -> dict[str, Any]:
         (choice,) = choices
-        calls = [
-            CallDelta(index=i, id=call.id, name=call.name, arguments=call.arguments)
-            for i, call in enumerate(choice.calls)
-        ]
-        self.delta(Delta(index=0, text=choice.text, reasoning=choice.reasoning, calls=tuple(calls)))
+        for read in choice.reads:
+            self.delta(Delta(index=0, read=read))
         self.finish(0, choice.end)
         message = self._message(usage)
         return {**message, "timings": timings} if timings is not None else message
 
-    def begin(self, choices: int) -> bytes:
+    def begin(self, choices: int, usage: Usage | None = None) -> bytes:
         message = self._message(Usage(prompt=self._prompt_tokens, output=0))
         return _event("message_start", {"message": message}) + self.keep_alive
 
     def delta(self, delta: Delta, usage: Usage | None = None) -> bytes:
-        events = []
-        if delta.reasoning:
-            events += [self._turn_to("thinking"), self._add(delta.reasoning)]
-        if delta.text:
-            events += [self._turn_to("text"), self._add(delta.text)]
-        for call in delta.calls:
+        read, events = delta.read, []
+        if read.reasoning:
+            events += [self._turn_to("thinking"), self._add(read.reasoning)]
+        if read.text:
+            events += [self._turn_to("text"), self._add(read.text)]
+        for call in read.calls:
             events += [self._turn_to_call(call), self._add(call.arguments)]
         return b"".join(events)
 

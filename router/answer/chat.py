@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from router.answer.logprobs import TokenNames, chat_logprobs, prompt_logprobs
-from router.answer.shape import Call, CallDelta, Delta, End, Head, Usage, Whole
+from router.answer.shape import Call, CallDelta, Delta, End, Head, Read, Usage, Whole
 from router.http import sse
 from router.http.sse import quote
 from router.problems import Problem
@@ -92,17 +92,18 @@ class ChatShape:
     def _logprobs(self, tokens: Whole | Delta) -> dict[str, Any]:
         return {"content": chat_logprobs(tokens.token_ids, tokens.logprobs, self._names), "refusal": None}
 
-    def begin(self, choices: int) -> bytes:
+    def begin(self, choices: int, usage: Usage | None = None) -> bytes:
         delta = '{"role":"assistant","content":""}'
+        ids = f',"prompt_token_ids":{quote(list(self._prompt_ids))}' if self._with_token_ids else ""
         return b"".join(
-            self._chunk(f'{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":null}}')
+            self._chunk(f'{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":null}}', usage, more=ids)
             for index in range(choices)
         )
 
     def delta(self, delta: Delta, usage: Usage | None = None) -> bytes:
         ids = f',"token_ids":{quote(list(delta.token_ids))}' if self._with_token_ids else ""
         logprobs = quote(self._logprobs(delta)) if delta.logprobs else "null"
-        *others, last = _deltas(delta)
+        *others, last = _deltas(delta.read)
         chunks = [
             self._chunk(f'{{"index":{delta.index},"delta":{other},"logprobs":null,"finish_reason":null}}', usage)
             for other in others
@@ -122,11 +123,13 @@ class ChatShape:
     def problem(self, problem: Problem) -> bytes:
         return b"data: " + problem.body() + b"\n\n"
 
-    def _chunk(self, choice: str, usage: Usage | None = None, timings: Mapping[str, float] | None = None) -> bytes:
+    def _chunk(
+        self, choice: str, usage: Usage | None = None, timings: Mapping[str, float] | None = None, *, more: str = ""
+    ) -> bytes:
         tail = f',"usage":{quote(usage_fields(usage))}' if usage is not None else self._no_usage
         if timings is not None:
             tail += f',"timings":{quote(timings)}'
-        return f'{self._head},"choices":[{choice}]{tail}}}\n\n'.encode()
+        return f'{self._head},"choices":[{choice}]{tail}{more}}}\n\n'.encode()
 
 
 def _message(choice: Whole) -> dict[str, Any]:
@@ -144,16 +147,16 @@ def _call(call: Call) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def _deltas(delta: Delta) -> list[str]:
+def _deltas(read: Read) -> list[str]:
     """One for each kind of thing: many clients look for the next kind only if the one before is not there."""
     shown = []
-    if delta.reasoning:
-        reasoning = quote(delta.reasoning)
+    if read.reasoning:
+        reasoning = quote(read.reasoning)
         shown.append(f'{{"reasoning_content":{reasoning},"reasoning":{reasoning}}}')
-    if delta.text or not (delta.reasoning or delta.calls):
-        shown.append(f'{{"content":{quote(delta.text)}}}')
-    if delta.calls:
-        shown.append(quote({"tool_calls": [_call_delta(call) for call in delta.calls]}))
+    if read.text or not (read.reasoning or read.calls):
+        shown.append(f'{{"content":{quote(read.text)}}}')
+    if read.calls:
+        shown.append(quote({"tool_calls": [_call_delta(call) for call in read.calls]}))
     return shown
 
 

@@ -58,6 +58,7 @@ class CompletionShape:
         self._options = options
         self._no_usage = ',"usage":null' if options.with_usage else ""
         self._prompts = prompts
+        self._untold = set(range(len(prompts))) if options.with_token_ids else set()  # prompts, of a stream
         self._names = TokenNames(head.token_bytes, as_ids=options.tokens_as_ids)
         self._logprobs = [LegacyLogprobs(self._names, options.logprobs or 0) for _ in prompts]
 
@@ -88,17 +89,17 @@ class CompletionShape:
             shown |= {"token_ids": choice.token_ids, "prompt_token_ids": prompt.ids}
         return shown
 
-    def begin(self, choices: int) -> bytes:
+    def begin(self, choices: int, usage: Usage | None = None) -> bytes:
         if not self._options.echo or self._options.logprobs is not None:
             return b""
-        return b"".join(self._text(index, self._prompts[index].text, []) for index in range(choices))
+        return b"".join(self._text(index, self._prompts[index].text, [], usage=usage) for index in range(choices))
 
     def delta(self, delta: Delta, usage: Usage | None = None) -> bytes:
         if delta.prompt_logprobs is not None:
             rows = self._prompt_rows(delta.index, delta.prompt_logprobs)
-            return self._text(delta.index, self._prompts[delta.index].text, rows)
+            return self._text(delta.index, self._prompts[delta.index].text, rows, usage=usage)
         rows = self._rows(delta.index, delta.token_ids, delta.logprobs)
-        return self._text(delta.index, delta.text, rows, delta.token_ids, usage)
+        return self._text(delta.index, delta.read.text, rows, delta.token_ids, usage)
 
     def finish(self, index: int, end: End, usage: Usage | None = None) -> bytes:
         reason = f'"finish_reason":{quote(end.reason)},"stop_reason":{quote(end.stop_reason)}'
@@ -126,6 +127,9 @@ class CompletionShape:
     ) -> bytes:
         logprobs = quote(columns(rows)) if rows else "null"
         shown_ids = f',"token_ids":{quote(list(ids))}' if self._options.with_token_ids else ""
+        if index in self._untold:
+            self._untold.remove(index)
+            shown_ids += f',"prompt_token_ids":{quote(list(self._prompts[index].ids))}'
         choice = f'{{"index":{index},"text":{quote(text)},"logprobs":{logprobs},"finish_reason":null{shown_ids}}}'
         return self._chunk(choice, usage)
 

@@ -52,17 +52,17 @@ class Detokenizer:
         self._hidden = hidden
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._decode, self._state = decoder.decode, decoder.getstate
+        self.halfway = False  # a character has begun and is not complete
 
     def feed(self, token: int) -> str:
         """The characters that this token completes."""
         if token in self._hidden or token >= len(self._table):
             return ""
-        return self._decode(self._table[token])
-
-    @property
-    def halfway(self) -> bool:
-        """Whether a character has begun and is not complete."""
-        return bool(self._state()[0])
+        content = self._table[token]
+        text = self._decode(content)
+        if content:  # asking the decoder takes long, and ASCII, which most tokens end with, is always complete
+            self.halfway = content[-1] > 0x7F and bool(self._state()[0])
+        return text
 
 
 class StopStrings:

@@ -7,6 +7,7 @@ always its own, so those of all tokens together are the text.
 from __future__ import annotations
 
 import codecs
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +58,42 @@ def chat_logprobs(
         for token, known in zip(tokens, logprobs, strict=True)
         if known is not None
     ]
+
+
+class PlacedLogprobs:
+    """Finds the logprobs of a part of the output: that of a message, which reasoning and calls of tools stand around.
+
+    Args:
+        names: of tokens.
+    """
+
+    def __init__(self, names: TokenNames) -> None:
+        self._names = names
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._length = 0  # characters
+        self._given = 0  # up to here
+        self._waiting: deque[tuple[int, int, dict[str, Any]]] = deque()  # begin, end, entry
+
+    def add(self, tokens: Sequence[int], logprobs: Sequence[language_pb2.TokenLogprobs | None]) -> None:
+        """More of the output; see `Taken`."""
+        shown = [token for token, known in zip(tokens, logprobs, strict=True) if known is not None]
+        for token, entry in zip(shown, chat_logprobs(tokens, logprobs, self._names), strict=True):
+            begin = self._length
+            self._length += len(self._decode(self._names.bytes_of(token)))
+            self._waiting.append((begin, self._length, entry))
+
+    def of(self, begin: int, end: int) -> list[dict[str, Any]]:
+        """Those of the tokens from one character to another, in OpenAI's form. What stands before is forgotten."""
+        entries, self._given = [], end
+        while self._waiting and self._waiting[0][0] < end:
+            token_begin, token_end, entry = self._waiting.popleft()
+            if token_end > begin or token_begin >= begin:
+                entries.append(entry)
+        return entries
+
+    def rest(self) -> list[dict[str, Any]]:
+        """Those that have no character of their own behind what was asked for: half a character, with which it ends."""
+        return [entry for _, end, entry in self._waiting if end == self._given]
 
 
 def prompt_logprobs(

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from router.answer.reasoning import ReasoningReader
-from router.answer.shape import CallDelta
+from router.answer.shape import Read
 from router.answer.tool_calls import ToolCallReader
-
-
-@dataclass(frozen=True, kw_only=True)
-class Read:
-    """What a piece of output means."""
-
-    text: str = ""
-    reasoning: str = ""
-    calls: tuple[CallDelta, ...] = ()
 
 
 class Reader(Protocol):
     """Reads one choice from its first character to its last."""
 
-    def feed(self, text: str, token_ids: Sequence[int]) -> Read:
+    def feed(self, text: str, token_ids: Sequence[int]) -> list[Read]:
         """Adds text, and the tokens that came with it; may hold back what is not clear yet."""
 
-    def finish(self) -> Read:
+    def finish(self) -> list[Read]:
         """Nothing more comes: what was held back."""
 
     @property
@@ -44,11 +34,17 @@ class PlainReader:
     called = False
     reasoning_tokens = 0
 
-    def feed(self, text: str, token_ids: Sequence[int]) -> Read:
-        return Read(text=text)
+    def __init__(self) -> None:
+        self._length = 0
 
-    def finish(self) -> Read:
-        return Read()
+    def feed(self, text: str, token_ids: Sequence[int]) -> list[Read]:
+        if not text:
+            return []
+        begin, self._length = self._length, self._length + len(text)
+        return [Read(text=text, span=(begin, self._length))]
+
+    def finish(self) -> list[Read]:
+        return []
 
 
 class ModelReader:
@@ -66,19 +62,19 @@ class ModelReader:
         self._reasoning = reasoning
         self._calls = calls
         self._show_reasoning = show_reasoning
+        self._length = 0  # characters of the output
+        self._answer_length = 0  # of what follows the reasoning
 
-    def feed(self, text: str, token_ids: Sequence[int]) -> Read:
+    def feed(self, text: str, token_ids: Sequence[int]) -> list[Read]:
+        self._length += len(text)
         if self._reasoning is None:
             return self._read("", text)
         self._reasoning.count(token_ids)
         return self._read(*self._reasoning.feed(text))
 
-    def finish(self) -> Read:
-        reasoning, text = self._reasoning.finish() if self._reasoning is not None else ("", "")
-        if self._calls is None:
-            return self._read(reasoning, text)
-        first, rest = self._read(reasoning, text), self._calls.finish()
-        return Read(text=first.text + rest.text, reasoning=first.reasoning, calls=(*first.calls, *rest.calls))
+    def finish(self) -> list[Read]:
+        reads = self._read(*self._reasoning.finish()) if self._reasoning is not None else []
+        return reads if self._calls is None else reads + self._placed(self._calls.finish())
 
     @property
     def called(self) -> bool:
@@ -88,10 +84,15 @@ class ModelReader:
     def reasoning_tokens(self) -> int:
         return self._reasoning.tokens if self._reasoning is not None else 0
 
-    def _read(self, reasoning: str, text: str) -> Read:
-        if not self._show_reasoning:
-            reasoning = ""
-        if self._calls is None:
-            return Read(text=text, reasoning=reasoning)
-        found = self._calls.feed(text)
-        return Read(text=found.text, reasoning=reasoning, calls=tuple(found.calls))
+    def _read(self, reasoning: str, text: str) -> list[Read]:
+        reads = [Read(reasoning=reasoning)] if reasoning and self._show_reasoning else []
+        if not text:
+            return reads
+        begin, self._answer_length = self._answer_length, self._answer_length + len(text)
+        found = self._calls.feed(text) if self._calls is not None else [Read(text, span=(begin, self._answer_length))]
+        return reads + self._placed(found)
+
+    def _placed(self, reads: list[Read]) -> list[Read]:
+        """In the output, not in the answer: that is the end of the output, once there is any."""
+        before = self._length - self._answer_length
+        return [read._replace(span=(read.span[0] + before, read.span[1] + before)) for read in reads]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.pb import language_pb2
-from router.answer.logprobs import TokenNames, chat_logprobs
+from router.answer.logprobs import PlacedLogprobs, TokenNames
 from router.answer.response_items import MESSAGE, REASONING, SUMMARY, CallItem, Events, TextItem, TextKind
 from router.answer.shape import CallDelta, Delta, End, Head, Usage, Whole
 from router.http import sse
@@ -48,9 +47,9 @@ class ResponsesShape:
             "top_p": round(sampling.top_p, 6),
         }
         self._reasoning = SUMMARY if summary else REASONING
-        self._names = TokenNames(head.token_bytes) if with_logprobs else None
+        self._logprobs = PlacedLogprobs(TokenNames(head.token_bytes))
+        self._with_logprobs = with_logprobs
         self._events = Events()
-        self._waiting: list[dict[str, Any]] = []  # logprobs of tokens that no text has come of yet
         self._done: list[dict[str, Any]] = []
         self._open: TextItem | CallItem | None = None
         self._call = -1  # that is open, or was the last one
@@ -60,45 +59,35 @@ class ResponsesShape:
         self, choices: Sequence[Whole], usage: Usage, timings: Mapping[str, float] | None = None
     ) -> dict[str, Any]:
         (choice,) = choices
-        calls = [
-            CallDelta(index=i, id=call.id, name=call.name, arguments=call.arguments)
-            for i, call in enumerate(choice.calls)
-        ]
-        said = self._said(choice, usage.reasoning)
-        for delta in (
-            Delta(index=0, reasoning=choice.reasoning),
-            Delta(index=0, text=choice.text, token_ids=choice.token_ids[said], logprobs=choice.logprobs[said]),
-            Delta(index=0, calls=tuple(calls)),
-        ):
-            self.delta(delta)
+        self.delta(Delta(index=0, token_ids=choice.token_ids, logprobs=choice.logprobs))
+        for read in choice.reads:
+            self.delta(Delta(index=0, read=read))
         self.finish(0, choice.end)
         return self._response(self._status, usage, timings)
 
-    def begin(self, choices: int) -> bytes:
+    def begin(self, choices: int, usage: Usage | None = None) -> bytes:
         response = self._response("in_progress")
         return b"".join(
             self._events.make(kind, {"response": response}) for kind in ("response.created", "response.in_progress")
         )
 
     def delta(self, delta: Delta, usage: Usage | None = None) -> bytes:
-        events = []
-        self._waiting += self._logprobs(delta)
-        if delta.reasoning:
-            self._waiting = []
-            events += [self._turn_to(self._reasoning), self._add(delta.reasoning, [])]
-        if delta.text:
-            logprobs, self._waiting = self._waiting, []
-            events += [self._turn_to(MESSAGE), self._add(delta.text, logprobs)]
-        for call in delta.calls:
-            self._waiting = []
-            events.append(self._add_call(call))
+        read, events = delta.read, []
+        if self._with_logprobs:
+            self._logprobs.add(delta.token_ids, delta.logprobs)
+        if read.reasoning:
+            events += [self._turn_to(self._reasoning), self._add(read.reasoning, [])]
+        if read.text:
+            logprobs = self._logprobs.of(*read.span) if self._with_logprobs else []
+            events += [self._turn_to(MESSAGE), self._add(read.text, logprobs)]
+        events += map(self._add_call, read.calls)
         return b"".join(events)
 
     def finish(self, index: int, end: End, usage: Usage | None = None) -> bytes:
         self._end = end
         begin = b"" if self._done or self._open else self._turn_to(MESSAGE)  # who answers nothing says so
-        if self._waiting and isinstance(self._open, TextItem) and self._open.kind is MESSAGE:
-            begin += self._open.add("", self._waiting)
+        if isinstance(self._open, TextItem) and self._open.kind is MESSAGE and (rest := self._logprobs.rest()):
+            begin += self._open.add("", rest)
         return begin + self._close(self._status)
 
     def end(self, usage: Usage, timings: Mapping[str, float] | None = None) -> bytes:
@@ -131,26 +120,6 @@ class ResponsesShape:
             "usage": _usage_fields(usage) if usage is not None else None,
         }
         return {**response, "timings": timings} if timings is not None else response
-
-    def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
-        if self._names is None or not delta.logprobs:
-            return []
-        return chat_logprobs(delta.token_ids, delta.logprobs, self._names)
-
-    def _said(self, choice: Whole, reasoning_tokens: int) -> slice:
-        """The tokens of the message: logprobs of reasoning and of calls are not shown."""
-        if self._names is None or not (reasoning_tokens or choice.calls):
-            return slice(None)
-        ends = [0]
-        text = b""
-        for token, known in zip(choice.token_ids, choice.logprobs, strict=True):
-            text += self._names.bytes_of(token) if known is not None else b""
-            ends.append(len(text))
-        said = choice.text.encode()
-        begin = text.find(said, ends[reasoning_tokens])
-        if begin < 0:  # there are calls between its parts
-            return slice(reasoning_tokens, None)
-        return slice(bisect_right(ends, begin) - 1, bisect_left(ends, begin + len(said)))
 
     def _turn_to(self, kind: TextKind) -> bytes:
         """Opens an item of this kind, unless it is open."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from itertools import groupby
+from typing import Any, NamedTuple, Protocol
 
 from common.pb import language_pb2
 from router.problems import Problem
@@ -31,14 +33,24 @@ class CallDelta:
     name: str | None = None
 
 
+class Read(NamedTuple):
+    """A stretch of output as it was understood: reasoning, then text, then tool calls."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+    span: tuple[int, int] = (0, 0)  # where the text stands in the output, in characters: begin and end
+
+
+NOTHING = Read()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Delta:
     """What has been added to a choice."""
 
     index: int
-    text: str = ""
-    reasoning: str = ""
-    calls: tuple[CallDelta, ...] = ()
+    read: Read = NOTHING
     token_ids: Sequence[int] = ()
     logprobs: Sequence[language_pb2.TokenLogprobs | None] = ()  # one a token, if they are wanted; see `Taken`
     prompt_logprobs: Sequence[language_pb2.TokenLogprobs] | None = None  # all, once, before anything else of the choice
@@ -66,13 +78,29 @@ class Whole:
     """A choice from its first token to its last."""
 
     index: int
-    text: str
-    reasoning: str
-    calls: tuple[Call, ...]
+    reads: Sequence[Read]
     token_ids: Sequence[int]
     logprobs: Sequence[language_pb2.TokenLogprobs | None]
     end: End
     prompt_logprobs: Sequence[language_pb2.TokenLogprobs] = ()  # from the prompt's second token on
+
+    @cached_property
+    def text(self) -> str:
+        return "".join(read.text for read in self.reads)
+
+    @cached_property
+    def reasoning(self) -> str:
+        return "".join(read.reasoning for read in self.reads)
+
+    @cached_property
+    def calls(self) -> tuple[Call, ...]:
+        deltas = [call for read in self.reads for call in read.calls]
+        return tuple(_call(list(pieces)) for _, pieces in groupby(deltas, lambda call: call.index))
+
+
+def _call(pieces: Sequence[CallDelta]) -> Call:
+    first = pieces[0]
+    return Call(id=first.id or "", name=first.name or "", arguments="".join(piece.arguments for piece in pieces))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +124,11 @@ class Shape(Protocol):
     ) -> dict[str, Any]:
         """The body of an answer that does not stream."""
 
-    def begin(self, choices: int) -> bytes:
-        """The first events of a stream."""
+    def begin(self, choices: int, usage: Usage | None = None) -> bytes:
+        """The first events of a stream; `usage` so far, if the client wants it all the time."""
 
     def delta(self, delta: Delta, usage: Usage | None = None) -> bytes:
-        """Something new; `usage` so far, if the client wants it all the time."""
+        """Something new; `usage` likewise."""
 
     def finish(self, index: int, end: End, usage: Usage | None = None) -> bytes:
         """Nothing more comes for this choice."""

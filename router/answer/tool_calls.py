@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
-from router.answer.shape import CallDelta
+from router.answer.shape import CallDelta, Read
 from router.syntax import CALL, CALL_END, open_end
 
 # What a call begins with if it is written in the usual order: from here on its arguments can be passed on as they come.
@@ -21,10 +21,12 @@ _BRACE = re.compile(r"\s*\}?\s*")
 
 
 @dataclass(kw_only=True)
-class Found:
-    """What a piece of output holds."""
+class _Found:
+    """A `Read` on its way."""
 
     text: str = ""
+    begin: int = 0
+    end: int = 0
     calls: list[CallDelta] = field(default_factory=list)
 
 
@@ -42,42 +44,46 @@ class ToolCallReader:
         self._most = most
         self._stage = _Stage.TEXT
         self._held = ""  # not clear yet
+        self._place = 0  # of it, in the text
         self._seen = 0  # of it, without finding an end
-        self._space = ""  # white space that is text if text follows
+        self._gap = ""  # white space before calls, which is text if text follows
+        self._space = ""  # likewise, behind them
         self._said = False
         self._depth = 0
         self._in_string = False
-        self._found = Found()
+        self._found: list[_Found] = []
         self._calls = 0
 
     @property
     def called(self) -> bool:
         return self._calls > 0
 
-    def feed(self, text: str) -> Found:
+    def feed(self, text: str) -> list[Read]:
         self._held += text
-        self._found = Found()
         while self._held and self._advance():
             pass
-        return self._found
+        return self._take()
 
-    def finish(self) -> Found:
+    def finish(self) -> list[Read]:
         """What is still held back, when no more comes."""
-        self._found = Found()
-        held, self._held = self._held, ""
+        held = self._held
+        self._drop(len(held))
         match self._stage:
             case _Stage.TEXT:
-                self._say(held)
+                self._say(held, self._place)
             case _Stage.HEAD:
                 self._whole_call(held, closed=False)
             case _Stage.ARGUMENTS:
                 self._pass_on(held)
             case _Stage.TAIL:
-                self._say(_BRACE.sub("", held, count=1))
-        if not self._calls:
-            self._found.text += self._space
-        self._space = ""
-        return self._found
+                self._say(_BRACE.sub("", held, count=1), self._place)
+        if self._space and not self._calls:
+            self._show(self._space, self._place - len(self._space), self._place)
+        return self._take()
+
+    def _take(self) -> list[Read]:
+        found, self._found = self._found, []
+        return [Read(text=each.text, calls=tuple(each.calls), span=(each.begin, each.end)) for each in found]
 
     def _advance(self) -> bool:
         """Reads on; False if it takes more text to know how."""
@@ -94,8 +100,8 @@ class ToolCallReader:
     def _in_text(self) -> bool:
         at = self._held.find(CALL)
         end = at if at >= 0 else len(self._held) - open_end(self._held, CALL)
-        self._say(self._held[:end])
-        self._held = self._held[end:]
+        self._say(self._held[:end], self._place + end)
+        self._drop(end)
         if at < 0:
             return False
         self._enter(_Stage.HEAD, len(CALL))
@@ -147,7 +153,7 @@ class ToolCallReader:
                     return True
             at += 1
         self._pass_on(text[:at])
-        self._held = text[at:]
+        self._drop(at)
         return False
 
     def _in_tail(self) -> bool:
@@ -158,33 +164,44 @@ class ToolCallReader:
             return False
         rest = self._held[: mark.start()]
         if mark[0] == CALL:
+            self._say(_BRACE.sub("", rest, count=1), self._place + mark.start())
             self._enter(_Stage.HEAD, mark.end())
-            self._say(_BRACE.sub("", rest, count=1))
         else:
             self._enter(_Stage.TEXT, mark.end())
         return True
 
     def _enter(self, stage: _Stage, used: int) -> None:
-        self._held = self._held[used:]
+        self._drop(used)
         self._stage, self._seen = stage, 0
 
-    def _say(self, text: str) -> None:
+    def _drop(self, used: int) -> None:
+        self._held = self._held[used:]
+        self._place += used
+
+    def _say(self, text: str, end: int) -> None:
+        """`end`: where the text ends."""
         core = text.strip()
         if not core:
             self._space += text
             return
         start = text.find(core)
-        space = self._space + text[:start]
+        space, gap, end = self._space + text[:start], self._gap, end - (len(text) - start - len(core))
         if self._calls and not self._said:
-            space = ""
-        self._found.text += space + core
-        self._space, self._said = text[start + len(core) :], True
+            gap = space = ""
+        self._show(gap + space + core, end - len(core) - len(space), end)
+        self._gap, self._space, self._said = "", text[start + len(core) :], True
+
+    def _show(self, text: str, begin: int, end: int) -> None:
+        if not self._found or self._found[-1].calls:
+            self._found.append(_Found(begin=begin))
+        found = self._found[-1]
+        found.text, found.end = found.text + text, end
 
     def _whole_call(self, body: str, *, closed: bool) -> None:
         """A call in another order than the usual one, or none at all."""
         call = _parse_call(body)
         if call is None:
-            self._say(CALL + body + (CALL_END if closed else ""))
+            self._say(CALL + body + (CALL_END if closed else ""), self._place)
             return
         name, arguments = call
         self._begin_call(name)
@@ -192,17 +209,22 @@ class ToolCallReader:
 
     def _begin_call(self, name: str) -> None:
         self._calls += 1
+        self._gap, self._space = self._gap + self._space, ""
         if self._wanted:
             call_id = f"call_{secrets.token_hex(12)}"
-            self._found.calls.append(CallDelta(index=self._calls - 1, id=call_id, name=name, arguments=""))
+            self._show_call(CallDelta(index=self._calls - 1, id=call_id, name=name, arguments=""))
 
     def _pass_on(self, arguments: str) -> None:
         if not arguments or not self._wanted:
             return
-        piece = CallDelta(index=self._calls - 1, arguments=arguments)
-        calls = self._found.calls
+        self._show_call(CallDelta(index=self._calls - 1, arguments=arguments))
+
+    def _show_call(self, piece: CallDelta) -> None:
+        if not self._found:
+            self._found.append(_Found())
+        calls = self._found[-1].calls
         if calls and calls[-1].index == piece.index:  # one piece of a call an event: instructor reads no more
-            calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + arguments)
+            calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + piece.arguments)
         else:
             calls.append(piece)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from common.grammars import MAX_GRAMMAR_BYTES
 from router.api.request import RequestModel
 from router.api.structural_tags import JsonContent, Tag, TagFormat, TriggeredTags
 from router.problems import Problem
@@ -120,7 +121,7 @@ ResponseFormat = Annotated[
 
 
 class StructuredOutputs(RequestModel):
-    """vLLM's; one of these."""
+    """vLLM's: one of the first six, and how to do it."""
 
     json_: Annotated[str | Schema | None, Field(alias="json")] = None
     regex: str | None = None
@@ -129,6 +130,13 @@ class StructuredOutputs(RequestModel):
     json_object: bool = False
     structural_tag: str | Schema | None = None
     whitespace_pattern: str | None = None
+    disable_any_whitespace: Literal[False] = False
+    disable_additional_properties: Literal[False] = False
+    disable_fallback: bool = False  # there is nothing to fall back to
+
+
+_CONSTRAINTS = {"json_", "regex", "choice", "grammar", "structural_tag"}
+_SPELLED = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 
 
 class FormatFields(RequestModel):
@@ -174,6 +182,8 @@ class FormatFields(RequestModel):
         if wanted is None:
             return
         param = "structured_outputs"
+        if not (wanted.json_object or wanted.model_fields_set & _CONSTRAINTS):
+            raise Problem(400, f"{param} has to say what is wanted: one of {', '.join(_SPELLED)}", param=param)
         if wanted.json_ is not None:
             schema = _schema(wanted.json_, f"{param}.json")
             yield JsonFormat(param=f"{param}.json", schema=schema, whitespace=wanted.whitespace_pattern)
@@ -208,6 +218,8 @@ def _schema(value: str | Schema, param: str) -> Schema:
     """vLLM takes it as an object or as its JSON text."""
     if not isinstance(value, str):
         return value
+    if len(value) > MAX_GRAMMAR_BYTES:  # the limits on bodies do not count what is in a string
+        raise Problem(400, f"{param}: it may have {MAX_GRAMMAR_BYTES} bytes", param=param)
     try:
         schema = json.loads(value)
     except (ValueError, RecursionError) as error:

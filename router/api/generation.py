@@ -11,6 +11,7 @@ from router.problems import Problem
 
 MAX_LOGPROBS = 20  # likeliest tokens shown in the place of one: OpenAI's limit, and vLLM's default
 _MAX_STOPS = 32
+_MAX_STOP_CHARACTERS = 500  # of each: text that may begin one is looked at with every token
 _MAX_TOKEN_IDS = 4096  # in a list that names tokens
 _MAX_BAD_WORDS = 256
 
@@ -24,6 +25,7 @@ class StreamOptions(RequestModel):
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenCount = Annotated[int, Field(ge=1, lt=2**31)]
 LogprobCount = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+StopString = Annotated[str, Field(max_length=_MAX_STOP_CHARACTERS)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -46,7 +48,7 @@ class GenerationRequest(RequestModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: (
         Annotated[
-            Annotated[str, Tag("text")] | Annotated[list[str], Field(max_length=_MAX_STOPS), Tag("list")],
+            Annotated[StopString, Tag("text")] | Annotated[list[StopString], Field(max_length=_MAX_STOPS), Tag("list")],
             Discriminator(text_or_list),
         ]
         | None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from common.grammars import MAX_GRAMMAR_BYTES
 from common.pb import language_pb2
 from router.api.chat import ChatRequest
 from router.api.formats import ContentFormat
 from router.api.tools import NamedTool
-from router.constraints.content import MOST_BYTES, content_rule
+from router.constraints.content import content_rule
 from router.constraints.lark import TEXT, Lark
 from router.constraints.tools import possible_calls, required_calls
 from router.problems import Problem
@@ -56,8 +57,9 @@ def chat_grammar(request: ChatRequest, marks: Mapping[str, int], thinking: Think
 
 def _grammar(lark: Lark, start: str, param: str, *, after_token_id: int | None = None) -> language_pb2.Grammar:
     source = lark.source(start)
-    if len(source) > 2 * MOST_BYTES:  # its schemas and grammars have been counted, its texts and names have not
-        raise Problem(400, f"{param}: what it asks for makes a grammar of {len(source)} bytes", param=param)
+    if len(source) > MAX_GRAMMAR_BYTES:  # its schemas and grammars have been counted, its texts and names have not
+        message = f"{param}: it makes a grammar of {len(source)} bytes; at most {MAX_GRAMMAR_BYTES} are possible"
+        raise Problem(400, message, param=param, code="invalid_value")
     return language_pb2.Grammar(source=source, after_token_id=after_token_id)
 
 

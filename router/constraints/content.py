@@ -9,12 +9,12 @@ from typing import Any
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
+from common.grammars import MAX_GRAMMAR_BYTES
 from router.api import structural_tags as tags
 from router.api.formats import ChoiceFormat, ContentFormat, GrammarFormat, JsonFormat, RegexFormat, TagsFormat
 from router.constraints.lark import TEXT, Lark, Tag, regex_grammar
 from router.problems import Problem
 
-MOST_BYTES = 1 << 19  # of all schemas and grammars of a request: it takes up to a second to read that much
 _SHOWN = 1000  # characters of what llguidance says
 
 
@@ -59,8 +59,8 @@ def embed(lark: Lark, definition: Mapping[str, Any], param: str) -> str:
         source = json.dumps({"grammars": [definition]})
     except RecursionError:
         raise _problem(param, "it is nested too deeply") from None
-    if lark.size + len(source) > MOST_BYTES:
-        raise _problem(param, f"schemas and grammars of a request may have {MOST_BYTES} bytes")
+    if lark.size + len(source) > MAX_GRAMMAR_BYTES:
+        raise _problem(param, f"schemas and grammars of a request may have {MAX_GRAMMAR_BYTES} bytes")
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(source)
     if is_wrong:
         raise _problem(param, " ".join(messages))
@@ -73,8 +73,8 @@ def _problem(param: str, message: str) -> Problem:
 
 
 def _text_grammar(source: str, param: str) -> dict[str, Any]:
-    if len(source) > MOST_BYTES:  # the conversion of GBNF is slow
-        raise _problem(param, f"a grammar may have {MOST_BYTES} bytes")
+    if len(source) > MAX_GRAMMAR_BYTES:  # the conversion of GBNF is slow
+        raise _problem(param, f"a grammar may have {MAX_GRAMMAR_BYTES} bytes")
     try:
         lark = any_to_lark(source)
     except Exception as error:  # noqa: BLE001  (it is what the library raises)

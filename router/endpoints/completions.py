@@ -34,9 +34,7 @@ class CompletionEndpoint:
     def shape(self, request: CompletionRequest, head: Head, plans: Sequence[Plan]) -> CompletionShape:
         options = request.stream_options
         prompts = [
-            EchoedPrompt(
-                text=prompt if isinstance(prompt, str) else text_of(prompt, head.token_bytes), ids=plan.prompt.ids
-            )
+            EchoedPrompt(text=_text(prompt, head) if request.echo else "", ids=plan.prompt.ids)
             for prompt, plan in zip(request.prompts.values(), plans, strict=True)
         ]
         return CompletionShape(
@@ -62,3 +60,7 @@ class CompletionEndpoint:
 
     def problem(self, problem: Problem, request_id: str) -> bytes:
         return problem.body()
+
+
+def _text(prompt: str | Sequence[int], head: Head) -> str:
+    return prompt if isinstance(prompt, str) else text_of(prompt, head.token_bytes)

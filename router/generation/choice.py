@@ -33,6 +33,8 @@ class Choice:
     plan: Plan
     number: int
     output: Output
+    # From the second token on, if they are wanted; the choices of a plan share them, the first one asks for them.
+    prompt_logprobs: list[language_pb2.TokenLogprobs]
     server: LanguageServer | None = None
     session: LanguageSession | None = None
     handle: int = 0
@@ -45,7 +47,12 @@ class Choice:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     last_token_at: float = 0.0
-    prompt_logprobs: list[language_pb2.TokenLogprobs] = field(default_factory=list)  # from the second token on
+
+    @property
+    def knows_prompt(self) -> bool:
+        """Whether what is wanted to be known of the prompt is known."""
+        plan = self.plan
+        return not plan.sampling.HasField("prompt_logprobs") or len(self.prompt_logprobs) == len(plan.prompt.ids) - 1
 
     @property
     def settled(self) -> bool:

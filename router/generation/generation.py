@@ -160,11 +160,18 @@ class Generation:
         assert self._fleet.model is not None
         self.plans = tuple(plans)
         table = self._fleet.model.token_bytes
-        numbered = ((plan, number) for plan in plans for number in range(plan.choices))
-        self.choices = [
-            Choice(index=index, plan=plan, number=number, output=Output(plan.rules, table))
-            for index, (plan, number) in enumerate(numbered)
-        ]
+        for plan in plans:
+            prompt_logprobs: list[language_pb2.TokenLogprobs] = []
+            self.choices += [
+                Choice(
+                    index=len(self.choices) + number,
+                    plan=plan,
+                    number=number,
+                    output=Output(plan.rules, table),
+                    prompt_logprobs=prompt_logprobs,
+                )
+                for number in range(plan.choices)
+            ]
         for choice in self.choices:
             self._submit(choice)
 
@@ -353,6 +360,8 @@ class Generation:
             deadline_seconds=max(0.001, self._deadline - self._loop.time()),
         )
         generate.sampling.choice = choice.number
+        if choice.number:  # what is known of a prompt is the same for all its choices
+            generate.sampling.ClearField("prompt_logprobs")
         choice.server, choice.session = server, server.session
         choice.missing = set()
         choice.handle = server.session.submit(generate, self.mailbox.post)
@@ -390,6 +399,8 @@ class Generation:
 
     def _finish(self, choice: Choice, reason: str, stop_reason: str | int | None) -> None:
         self._leave(choice)
+        if choice.number == 0 and not choice.knows_prompt:
+            raise InternalError("the language server did not send the logprobs of the prompt")
         choice.output.finish()
         choice.finish_reason, choice.stop_reason = reason, stop_reason
         self._release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -19,6 +20,10 @@ _MAX_STRUCTURE = 200_000
 _LOOK_BYTES = 1 << 20  # between two looks at the count
 _MAX_DEPTH = 128  # of lists and objects in each other
 _DISCARD_S = 2.0
+# What looks like half of a surrogate pair: "\ud83d" with no "\udc00" to "\udfff" behind it, or one of these alone.
+_HALF_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL
+)
 
 
 class Body:
@@ -101,11 +106,22 @@ def parse_json(body: bytes | bytearray) -> Any:
         raise Problem(400, f"the request body is not valid JSON: {error}", code="invalid_json") from None
     if brackets > _MAX_DEPTH:
         _check_depth(parsed)  # which is a list or an object
+    if _HALF_PAIR.search(body):
+        _check_unicode(parsed)
     return parsed
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON value")
+
+
+def _check_unicode(parsed: Any) -> None:
+    """Half of a surrogate pair is no character: there is no UTF-8 for it, in a prompt, a grammar or an answer."""
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        message = "the request body has half of a surrogate pair, which is not Unicode"
+        raise Problem(400, message, code="invalid_json") from None
 
 
 def _check_structure(body: bytes | bytearray) -> int:

@@ -31,7 +31,7 @@ from router.services import Services
 
 log = logging.getLogger(__name__)
 
-_THREAD_BYTES = 1 << 18  # from here on parsing leaves the event loop
+_THREAD_BYTES = 1 << 15  # from here on parsing leaves the event loop
 _LAST_WORD_S = 3.0  # to tell the client what failed
 
 

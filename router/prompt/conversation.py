@@ -34,23 +34,12 @@ class Conversation:
     @property
     def text_bytes(self) -> int:
         """Of all that was said in it, in UTF-8."""
-        size = 0
-        waiting: list[Any] = [*self.tools]
+        said: list[Any] = [*self.tools]
         for message in self.messages:
             content = message["content"]
-            waiting += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
-            waiting += [said for field, said in message.items() if field not in ("role", "content")]
-        while waiting:
-            match waiting.pop():
-                case str() as text:
-                    size += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
-                case dict() as entries:
-                    waiting += [*entries.keys(), *entries.values()]
-                case list() as entries:
-                    waiting += entries
-                case _:
-                    size += 1  # at least
-        return size
+            said += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+            said += [value for field, value in message.items() if field not in ("role", "content")]
+        return text_bytes(said)
 
     @property
     def leading_messages(self) -> list[dict[str, Any]]:
@@ -72,6 +61,22 @@ class Conversation:
         count = sum(part["type"] != "text" for part in parts)
         text = json.dumps([self.tools, leading], sort_keys=True).encode()
         return hashlib.sha256(b"".join((len(salt).to_bytes(1, "little"), salt, *keys[:count], text))).digest()
+
+
+def text_bytes(value: Any) -> int:
+    """Of all text in a JSON value, in UTF-8; other things count a little."""
+    size, waiting = 0, [value]
+    while waiting:
+        match waiting.pop():
+            case str() as text:
+                size += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+            case dict() as entries:
+                waiting += [*entries.keys(), *entries.values()]
+            case list() as entries:
+                waiting += entries
+            case _:
+                size += 1  # at least
+    return size
 
 
 def converse(

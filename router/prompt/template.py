@@ -33,6 +33,8 @@ from router.syntax import THINK
 
 Piece = str | int  # text, or the id of a special token that the template wrote
 
+_WORD = "word"  # to try a template with
+
 # What a template may stumble over when messages are of a shape that it did not expect.
 _TEMPLATE_ERRORS = (
     jinja2.TemplateError,
@@ -92,6 +94,28 @@ class ChatTemplate:
             or r"(?!)"
         )
         self._firsts = sorted(followers)
+        self._takes_text, self._takes_parts = self._shows(_WORD), self._shows([{"type": "text", "text": _WORD}])
+
+    def _shows(self, content: Any) -> bool:
+        """Whether a message of this content, which says `_WORD`, shows the word, and not as a value in quotes."""
+        try:
+            shown = self._template.render(
+                self._variables, messages=[{"role": "user", "content": content}], tools=None, documents=None
+            )
+        except _TEMPLATE_ERRORS:
+            return False
+        return _WORD in shown and f"'{_WORD}'" not in shown and f'"{_WORD}"' not in shown
+
+    def _fitted(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The message with its content in the form that the template takes, if that is one only (as in vLLM)."""
+        content = message.get("content")
+        if isinstance(content, str) and content and self._takes_parts and not self._takes_text:
+            return {**message, "content": [{"type": "text", "text": content}]}
+        if isinstance(content, list) and self._takes_text and not self._takes_parts:
+            texts = [part["text"] for part in content if part["type"] == "text"]
+            if len(texts) == len(content):
+                return {**message, "content": "\n".join(texts)}
+        return message
 
     def render(
         self,
@@ -135,7 +159,7 @@ class ChatTemplate:
         # The variables of the request come first: they can't replace the conversation or what the checkpoint defines.
         try:
             variables = {**guard(options or {}), **self._variables}
-            guarded, guarded_tools = guard(messages), guard(tools) if tools else None
+            guarded, guarded_tools = guard([*map(self._fitted, messages)]), guard(tools) if tools else None
         except RecursionError:
             raise InvalidRequestError("messages, tools or template variables are nested too deeply") from None
         end = f"x{nonce}endx"

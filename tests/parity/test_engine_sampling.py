@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,12 @@ class Setting:
     prompts: dict[str, Prompt]
     embeddings: dict[bytes, torch.Tensor]
     tokenizer: Tokenizer
+    cleanup: ExitStack
 
     def driver(self, **options: object) -> EngineDriver:
         driver = EngineDriver(self.oracle.model_dir, **options)
         driver.supply.update(self.embeddings)
+        self.cleanup.callback(driver.close)
         return driver
 
     def submit(self, driver: EngineDriver, case: str, *, tokens: int = TOKENS, **sampling: object) -> int:
@@ -72,19 +75,21 @@ def reference_inputs(oracle: Oracle, prompt: Prompt, output: Sequence[int] = ())
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     torch.set_num_threads(1)
     model_dir = write_checkpoint(tmp_path_factory.mktemp("model") / "moe", "moe")
     oracle = Oracle(model_dir)
     oracle.model.generation_config.eos_token_id = None
     prompts = mixed_prompts(oracle.config)
     items = [item for case in CASES for item in prompts[case].items]
-    return Setting(
-        oracle=oracle,
-        prompts={case: prompts[case] for case in CASES},
-        embeddings={media_key(item): oracle.embed(item) for item in items},
-        tokenizer=Tokenizer.from_file(str(model_dir / "tokenizer.json")),
-    )
+    with ExitStack() as cleanup:
+        yield Setting(
+            oracle=oracle,
+            prompts={case: prompts[case] for case in CASES},
+            embeddings={media_key(item): oracle.embed(item) for item in items},
+            tokenizer=Tokenizer.from_file(str(model_dir / "tokenizer.json")),
+            cleanup=cleanup,
+        )
 
 
 # -- penalties -----------------------------------------------------------------------------------------------------
@@ -253,7 +258,7 @@ def test_grammars_force_valid_answers_and_leave_the_others_alone(setting: Settin
     for source, handle in bound:
         check_answer(source, text_of(setting, driver.outcomes[handle]))
     stats = driver.engine.step().stats.values
-    assert stats["grammars"] == len(bound)
+    assert stats["grammars"] == 3, "requests share what they have in common"
     assert stats["grammar_mask_seconds"] > 0
     assert stats["kv_blocks_used"] == 0
 

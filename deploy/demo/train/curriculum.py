@@ -18,8 +18,8 @@ Sort = Literal["picture", "pair", "clip", "talk"]
 Size = tuple[int, int]
 
 QUESTIONS = 6  # about each picture
-# How often each is asked, where a picture allows it: what is learnt slowly comes more often. Relations are learnt in one
-# jump, and only where they are a good part of all that is asked; digits are noise until shapes are clear.
+# How often each is asked, where a picture allows it: what is learnt slowly comes more often. Relations are learnt in
+# one jump, and only where they are a good part of all that is asked; digits are noise until shapes are clear.
 _WEIGHTS: dict[Kind, float] = {
     "shape": 1.5,
     "colour": 1.0,
@@ -42,6 +42,14 @@ _FIRST_WEIGHTS: dict[Kind, float] = {
     "description": 0.6,
     "follow-up": 0.4,
     "digit": 0.0,
+}
+_LAST_WEIGHTS: dict[Kind, float] = {
+    **_WEIGHTS,
+    "shape": 0.8,
+    "count of one shape": 2.5,
+    "left or right": 1.2,
+    "above or below": 1.2,
+    "larger of two": 2.5,
 }
 _MORE_DIGITS = 0.5
 _LONGER_TALK = 2  # descriptions of tools make these sequences so much longer
@@ -142,7 +150,8 @@ STAGES = (
         smallest=SMALLEST,
         plain=False,
         samples=16,
-        sorts={"picture": 0.73, "clip": 0.08, "pair": 0.12, "talk": 0.07},
+        sorts={"picture": 0.66, "clip": 0.12, "pair": 0.14, "talk": 0.08},
+        kinds=_LAST_WEIGHTS,
     ),
 )
 

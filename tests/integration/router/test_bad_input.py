@@ -65,6 +65,7 @@ BODIES: list[tuple[Any, str | None]] = [
     (body_of("hi", stop=["a", ""]), "stop"),
     (body_of("hi", stop=["a"] * 100), "stop"),
     (body_of("hi", stop=[1]), "stop[0]"),
+    (body_of("hi", stop="a" * 501), "stop"),
     (body_of("hi", stop_token_ids=[-1]), "stop_token_ids[0]"),
     (body_of("hi", stop_token_ids=[10**6]), "stop_token_ids"),
     (body_of("hi", stream="yes"), "stream"),
@@ -84,6 +85,14 @@ BODIES: list[tuple[Any, str | None]] = [
     (body_of("hi", tools=[{"type": "function"}]), "tools[0].function"),
     (body_of("hi", tool_choice="required"), "tool_choice"),
     (body_of("hi", guided_json={"type": "no such"}), "guided_json"),
+    (body_of("hi", guided_json='{"a":' * 1000 + "1" + "}" * 1000), "guided_json"),
+    (body_of("hi", structured_outputs={}), "structured_outputs"),
+    (body_of("hi", structured_outputs={"xml": "<a/>", "json": None}), "structured_outputs"),
+    (body_of("hi", structured_outputs={"whitespace_pattern": " "}), "structured_outputs"),
+    (
+        body_of("hi", structured_outputs={"regex": "a", "disable_any_whitespace": True}),
+        "structured_outputs.disable_any_whitespace",
+    ),
     (body_of("hi", reasoning_effort="a bit"), "reasoning_effort"),
     (body_of("hi", parallel_tool_calls="no"), "parallel_tool_calls"),
     (body_of("hi", mm_processor_kwargs={"zoom": 2}), "mm_processor_kwargs.zoom"),
@@ -131,6 +140,34 @@ async def test_bodies(config: Any) -> None:
             assert error["message"], shown
         assert not language.served
         await _still_well(router)
+
+
+async def test_long_variables_of_the_template() -> None:
+    async with system(says("ok")) as (router, (language,), _):
+        response = await router.chat("hi", chat_template_kwargs={"x": "word " * 100_000})
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+        assert not language.served
+
+
+async def test_half_of_a_surrogate_pair() -> None:
+    """Wherever it stands, there is nothing that it could be shown as."""
+    half = "\ud83d"
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/chat/completions", body_of("hi", guided_regex=half)),
+        ("/v1/chat/completions", body_of("hi", guided_choice=[half])),
+        ("/v1/chat/completions", body_of("hi", **{half: 1})),
+        ("/v1/completions", {"prompt": half}),
+        ("/v1/responses", {"input": "hi", "metadata": {"a": half}}),
+        ("/v1/messages", {"max_tokens": 1, "messages": [USER], "metadata": {"user_id": half}}),
+    ]
+    async with system(says("ok")) as (router, (language,), _):
+        for path, body in bodies:
+            for content in (body, {**body, "stream": True}):
+                response = await router.client.post(path, content=json.dumps(content).encode())
+                assert response.status_code == 400, (path, response.text)
+                assert "surrogate" in response.json()["error"]["message"]
+        assert not language.served
+        assert (await router.chat("\U0001f30b")).status_code == 200
 
 
 async def test_not_even_json(config: Any) -> None:

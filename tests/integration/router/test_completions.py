@@ -57,7 +57,7 @@ async def test_prompts(prompt: Any, ids: list[list[int]]) -> None:
     """Choices are numbered through, those of one prompt beside each other."""
     async with system(parrot) as (router, (language,), _):
         whole = (await ask(router, prompt=prompt, n=2, return_token_ids=True)).json()
-        stream = events_of((await ask(router, prompt=prompt, n=2, stream=True)).text)
+        stream = events_of((await ask(router, prompt=prompt, n=2, return_token_ids=True, stream=True)).text)
     choices = whole["choices"]
     expected = [(f" {len(entry)}:{number}", entry) for entry in ids for number in range(2)]
     assert [(choice["text"], choice["prompt_token_ids"]) for choice in choices] == expected
@@ -66,6 +66,9 @@ async def test_prompts(prompt: Any, ids: list[list[int]]) -> None:
     assert whole["usage"]["prompt_tokens"] == sum(map(len, ids))
     assert sorted(list(served.generate.prompt_ids) for served in language.served) == sorted(ids * 4)
     texts = dict.fromkeys(range(len(expected)), "")
+    told = [chunk["choices"][0] for chunk in stream[:-1] if "prompt_token_ids" in chunk["choices"][0]]
+    assert {choice["index"]: choice["prompt_token_ids"] for choice in told} == dict(enumerate(e for _, e in expected))
+    assert len(told) == len(expected)
     finished = []
     for chunk in stream[:-1]:
         (choice,) = chunk["choices"]
@@ -142,6 +145,10 @@ async def test_streams() -> None:
         plain = events_of((await ask(router, prompt="hi", stream=True)).text)
         options = {"include_usage": True, "continuous_usage_stats": True}
         counted = events_of((await ask(router, prompt="hi", stream=True, stream_options=options)).text)
+        for logprobs in (None, 0):
+            fields = {"echo": True, "logprobs": logprobs, "stream": True, "stream_options": options}
+            echoed = events_of((await ask(router, prompt="hi", **fields)).text)
+            assert all(chunk["usage"] for chunk in echoed[:-1])
     assert "".join(chunk["choices"][0]["text"] for chunk in plain[:-1]) == "one two three"
     assert plain[-2]["choices"][0]["finish_reason"] == "stop"
     assert all(chunk["object"] == "text_completion" and "usage" not in chunk for chunk in plain[:-1])
@@ -161,7 +168,7 @@ async def test_what_is_refused() -> None:
             ({"prompt": [1, 10**6]}, "prompt"),
             ({"prompt": [[1], [10**6]]}, "prompt[1]"),
             ({"prompt": "a <|image_pad|>"}, "prompt"),
-            ({"prompt": "half a pair: \ud83d"}, "prompt"),
+            ({"prompt": "half a pair: \ud83d"}, None),
             ({"prompt": "word " * 5000}, "prompt"),
             ({"prompt": "word " * 100_000}, "prompt"),
             ({"prompt": "hi", "max_tokens": 5000}, "prompt"),

@@ -96,6 +96,22 @@ async def test_prompt_logprobs() -> None:
     assert one == language.served[-1].generate.prompt_ids[0]
 
 
+async def test_a_prompt_is_rated_once_for_all_its_choices() -> None:
+    async with system(says("ok")) as (router, (language,), _):
+        fields = {"prompt": ["one two", "three four"], "echo": True, "logprobs": 0, "n": 3}
+        whole = (await router.client.post("/v1/completions", json=fields)).json()["choices"]
+        stream = events_of((await router.client.post("/v1/completions", json={**fields, "stream": True})).text)[:-1]
+    told = [served.generate.sampling for served in language.served]
+    assert [sampling.HasField("prompt_logprobs") for sampling in told] == [sampling.choice == 0 for sampling in told]
+    assert len(told) == 12
+    for choice in whole:
+        pieces = [chunk["choices"][0] for chunk in stream if chunk["choices"][0]["index"] == choice["index"]]
+        tokens = [token for piece in pieces if piece["logprobs"] for token in piece["logprobs"]["tokens"]]
+        assert "".join(tokens) == choice["text"]
+        assert tokens == choice["logprobs"]["tokens"]
+        assert pieces[0]["logprobs"]["token_logprobs"][0] is None
+
+
 def decoded(router: Router, token: int) -> str:
     model = router.services.fleet.model
     assert model is not None

@@ -79,7 +79,9 @@ async def test_usage_and_timings_of_a_stream() -> None:
     *_, finish, done = events_of(plain.text)
     assert done == "[DONE]"
     assert finish["timings"]["prefill"] == 2
-    _, first, *_, finish, usage, done = events_of(counted.text)
+    role, first, *_, finish, usage, done = events_of(counted.text)
+    assert role["usage"]["prompt_tokens"] == usage["usage"]["prompt_tokens"]
+    assert role["usage"]["completion_tokens"] <= first["usage"]["completion_tokens"]
     assert first["usage"]["completion_tokens"] >= 1
     assert "timings" not in finish
     assert usage["choices"] == []
@@ -251,6 +253,8 @@ async def test_token_ids() -> None:
     assert whole["choices"][0]["token_ids"] == expected
     assert whole["prompt_token_ids"] == list(language.served[0].generate.prompt_ids)
     assert [token for chunk in stream for token in chunk["choices"][0].get("token_ids", [])] == expected
+    assert stream[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    assert not any("prompt_token_ids" in chunk for chunk in stream[1:])
 
 
 async def test_roles_and_templates() -> None:

@@ -63,7 +63,7 @@ async def test_what_is_refused() -> None:
             ("/tokenize", body_of("hi", add_special_tokens=True), "add_special_tokens"),
             ("/tokenize", {"messages": []}, "messages"),
             ("/tokenize", body_of("hi") | both, "continue_final_message"),
-            ("/tokenize", {"prompt": "half a pair: \ud83d"}, "prompt"),
+            ("/tokenize", {"prompt": "half a pair: \ud83d"}, None),
             ("/detokenize", {}, "tokens"),
             ("/detokenize", {"tokens": "hi"}, "tokens"),
             ("/detokenize", {"tokens": [1, -1]}, "tokens[1]"),

@@ -35,6 +35,7 @@ def front(tmp_path: Path) -> Iterator[Connection]:
     ours.send_bytes(pb.EngineCommands(commands=[pb.EngineCommand(stop=True)]).SerializeToString())
     thread.join(60)
     assert not thread.is_alive()
+    engine.close()
 
 
 def test_a_compiled_grammar_wakes_a_loop_that_has_nothing_else_to_do(front: Connection) -> None:

@@ -12,7 +12,7 @@ from router.api.chat import parse_chat_request
 from router.api.completions import parse_completion_request
 from router.model import SamplingDefaults, ServedModel
 from router.problems import Problem
-from router.sampling import sampling_params
+from router.sampling import for_prompt, sampling_params
 from tests.integration.router.peers import INFO, MODEL_DIR
 
 
@@ -27,12 +27,13 @@ MODEL = build()
 def sampling(*, model: ServedModel = MODEL, prompt_tokens: int = 10, **fields: Any) -> language_pb2.SamplingParams:
     body = {"messages": [{"role": "user", "content": "hi"}], **fields}
     request = parse_chat_request(body, max_choices=4).request
-    return sampling_params(request, model, prompt_tokens=prompt_tokens, max_model_len=100)
+    params = sampling_params(request, model)
+    return for_prompt(params, request, prompt_tokens=prompt_tokens, max_model_len=100)
 
 
 def completion(**fields: Any) -> language_pb2.SamplingParams:
     request = parse_completion_request({"prompt": "hi", **fields}, max_choices=4).request
-    return sampling_params(request, MODEL, prompt_tokens=10, max_model_len=100)
+    return for_prompt(sampling_params(request, MODEL), request, prompt_tokens=10, max_model_len=100)
 
 
 def text_of(ids: Any) -> str:
@@ -122,3 +123,13 @@ def test_no_tokens_at_all() -> None:
 def test_a_checkpoint_with_an_impossible_penalty(value: float) -> None:
     with pytest.raises(ValueError, match="repetition_penalty"):
         SamplingDefaults.of({"repetition_penalty": value})
+
+
+def test_each_prompt_has_its_own_draw_unless_there_is_a_seed() -> None:
+    def seeds(**fields: Any) -> set[int]:
+        request = parse_completion_request({"prompt": ["a", "a"], **fields}, max_choices=4).request
+        params = sampling_params(request, MODEL)
+        return {for_prompt(params, request, prompt_tokens=1, max_model_len=100).seed for _ in request.prompts}
+
+    assert len(seeds()) == 2
+    assert seeds(seed=-1) == {2**64 - 1}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
+from contextlib import closing
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from common.errors import InvalidRequestError
-from language_server.engine.grammar import GrammarCompiler, GrammarMatcher
-from language_server.engine.sampling_params import MAX_GRAMMAR_BYTES, GrammarParams
+from language_server.engine.grammar import GrammarMatcher
+from language_server.engine.grammar_compiler import GrammarCompiler
+from language_server.engine.sampling_params import GrammarParams
 from tests.checkpoints import DEMO_FILES, demo_vocabulary
 
 TOKENIZER = Tokenizer.from_str((DEMO_FILES / "tokenizer.json").read_text())
@@ -27,14 +28,12 @@ def ids(text: str) -> list[int]:
     return list(TOKENIZER.encode(text, add_special_tokens=False).ids)
 
 
-def make_compiler(path: Path = DEMO_FILES / "tokenizer.json") -> tuple[GrammarCompiler, threading.Event]:
-    awake = threading.Event()
-    return GrammarCompiler(path, vocab_size=VOCABULARY.size, eos_ids=EOS, wake=awake.set), awake
-
-
 @pytest.fixture(scope="module")
-def compiler() -> GrammarCompiler:
-    return make_compiler()[0]
+def compiler() -> Iterator[GrammarCompiler]:
+    path = DEMO_FILES / "tokenizer.json"
+    made = GrammarCompiler(path, vocab_size=VOCABULARY.size, eos_ids=EOS, wake=lambda: None)
+    with closing(made):
+        yield made
 
 
 def submit(
@@ -142,57 +141,3 @@ def test_what_becomes_too_complex_on_the_way_is_an_error_of_that_matcher(compile
     assert matcher.error is not None
     assert len(matcher.error) <= 300
     assert not matcher.complete
-
-
-def _rules(size: int, name: str) -> str:
-    """As many rules in a row as fit: how llguidance is made to recurse deepest."""
-    count = size // (2 * len(name) + 12)
-    rules = [f"{name}{i}:{name}{i + 1}" for i in range(count)]
-    return "\n".join([f"start:{name}0", *rules, f'{name}{count}:"x"'])
-
-
-def _references(size: int) -> str:
-    count = size // 34
-    definitions = {f"{i}": {"$ref": f"#/$defs/{i + 1}"} for i in range(count)} | {f"{count}": {"type": "string"}}
-    schema = {"$ref": "#/$defs/0", "$defs": definitions}
-    return json.dumps({"grammars": [{"json_schema": schema}]}, separators=(",", ":"))
-
-
-@pytest.mark.parametrize(
-    ("source", "text"),
-    [
-        (_rules(MAX_GRAMMAR_BYTES, "a"), "x"),
-        (_rules(MAX_GRAMMAR_BYTES, "A"), "x"),
-        (_references(MAX_GRAMMAR_BYTES), '"hello"'),
-    ],
-    ids=["rules", "terminals", "references"],
-)
-def test_the_deepest_grammar_does_not_end_the_process(compiler: GrammarCompiler, source: str, text: str) -> None:
-    assert 0.85 * MAX_GRAMMAR_BYTES < len(source) <= MAX_GRAMMAR_BYTES
-    future = submit(compiler, source)
-    if future.exception() is None:
-        for token in ids(text):
-            assert token in allowed(future.result())
-            future.result().feed(token)
-        assert future.result().complete
-    else:
-        assert isinstance(future.exception(), InvalidRequestError)
-
-
-def test_whoever_waits_is_woken() -> None:
-    compiler, awake = make_compiler()
-    future = submit(compiler, LETTERS)
-    assert awake.wait(60)
-    assert future.done()
-    awake.clear()
-    submit(compiler, "start: nothing")
-    assert awake.wait(60)
-    assert compiler.gauges["grammars"] == 1
-    assert compiler.gauges["grammar_compile_seconds"] > 0
-
-
-def test_a_tokenizer_that_can_not_be_used_is_not_the_requests_fault(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text("{}")
-    error = submit(make_compiler(tmp_path / "tokenizer.json")[0], LETTERS).exception()
-    assert error is not None
-    assert not isinstance(error, InvalidRequestError)

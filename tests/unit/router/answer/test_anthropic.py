@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from router.answer.anthropic import MessageShape, error_body
-from router.answer.shape import Call, CallDelta, Delta, End, Head, Usage, Whole
+from router.answer.shape import CallDelta, Delta, End, Head, Read, Usage, Whole
 from router.problems import Problem
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
@@ -45,9 +45,9 @@ def stream(shape: MessageShape, deltas: Sequence[Delta], end: End) -> list[dict[
     return events_of(b"".join(parts))
 
 
-def whole(shape: MessageShape, end: End, *, calls: tuple[Call, ...] = (), **fields: Any) -> dict[str, Any]:
-    given = {"text": "", "reasoning": "", "token_ids": [], "logprobs": [], **fields}
-    answer = shape.whole([Whole(index=0, calls=calls, end=end, **given)], USAGE)
+def whole(shape: MessageShape, end: End, *reads: Read, **read: Any) -> dict[str, Any]:
+    choice = Whole(index=0, reads=reads or [Read(**read)], end=end, token_ids=[], logprobs=[])
+    answer = shape.whole([choice], USAGE)
     Message.model_validate(answer)
     return answer
 
@@ -90,7 +90,7 @@ def added_up(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_text() -> None:
-    events = stream(shape_of(), [Delta(index=0, text="Hel"), Delta(index=0, text="lo")], STOP)
+    events = stream(shape_of(), [Delta(index=0, read=Read(text="Hel")), Delta(index=0, read=Read(text="lo"))], STOP)
     assert [event["type"] for event in events] == [
         "message_start",
         "ping",
@@ -114,13 +114,16 @@ def test_text() -> None:
 
 def test_all_kinds_of_blocks() -> None:
     deltas = [
-        Delta(index=0, reasoning="Let me"),
-        Delta(index=0, reasoning=" see.", text="I lo"),
-        Delta(index=0, text="ok.", calls=(CallDelta(index=0, id="call_a", name="look", arguments=""),)),
-        Delta(index=0, calls=(CallDelta(index=0, arguments='{"at":'), CallDelta(index=0, arguments=" 1}"))),
-        Delta(index=0, calls=(CallDelta(index=1, id="call_b", name="listen", arguments="{}"),)),
+        Delta(index=0, read=Read(reasoning="Let me")),
+        Delta(index=0, read=Read(reasoning=" see.", text="I lo")),
+        Delta(index=0, read=Read(text="ok.", calls=(CallDelta(index=0, id="call_a", name="look", arguments=""),))),
+        Delta(index=0, read=Read(calls=(CallDelta(index=0, arguments='{"at":'), CallDelta(index=0, arguments=" 1}")))),
+        Delta(index=0, read=Read(calls=(CallDelta(index=1, id="call_b", name="listen", arguments="{}"),))),
     ]
-    calls = (Call(id="call_a", name="look", arguments='{"at": 1}'), Call(id="call_b", name="listen", arguments="{}"))
+    calls = (
+        CallDelta(index=0, id="call_a", name="look", arguments='{"at": 1}'),
+        CallDelta(index=1, id="call_b", name="listen", arguments="{}"),
+    )
     answer = whole(shape_of(), CALLED, text="I look.", reasoning="Let me see.", calls=calls)
     assert added_up(stream(shape_of(), deltas, CALLED)) == answer
     thinking, text, look, listen = answer["content"]
@@ -147,7 +150,7 @@ def test_all_kinds_of_blocks() -> None:
 def test_why_it_ended(end: End, fills_context: bool, reason: str, sequence: str | None) -> None:
     answer = whole(shape_of(fills_context=fills_context), end, text="a")
     assert (answer["stop_reason"], answer["stop_sequence"]) == (reason, sequence)
-    events = stream(shape_of(fills_context=fills_context), [Delta(index=0, text="a")], end)
+    events = stream(shape_of(fills_context=fills_context), [Delta(index=0, read=Read(text="a"))], end)
     assert added_up(events) == answer
 
 
@@ -162,7 +165,7 @@ def test_an_answer_without_a_word() -> None:
     [("", {}), ('{"a": "b', {}), ('{"a": 1, "b": [2', {"a": 1, "b": [2]}), ("nothing", {"arguments": "nothing"})],
 )
 def test_input_that_was_not_written_to_its_end(arguments: str, shown: dict[str, Any]) -> None:
-    calls = (Call(id="call_a", name="f", arguments=arguments),)
+    calls = (CallDelta(index=0, id="call_a", name="f", arguments=arguments),)
     answer = whole(shape_of(), End(reason="length", stop_reason=None), calls=calls)
     assert answer["content"][0]["input"] == shown
 
@@ -197,7 +200,7 @@ def test_errors_say_what_they_are_about() -> None:
 
 def test_a_stream_that_fails() -> None:
     shape = shape_of()
-    begun = shape.begin(1) + shape.delta(Delta(index=0, text="Hel"))
+    begun = shape.begin(1) + shape.delta(Delta(index=0, read=Read(text="Hel")))
     *_, error = events_of(begun + shape.problem(Problem(503, "no server is ready")))
     assert error == {
         "type": "error",
@@ -213,7 +216,7 @@ def test_however_it_is_cut(reasoning: str, text: str, data: st.DataObject) -> No
         cuts = sorted(data.draw(st.sets(st.integers(0, len(of)), max_size=5)))
         return [of[a:b] for a, b in zip([0, *cuts], [*cuts, len(of)], strict=True)]
 
-    deltas = [Delta(index=0, reasoning=piece) for piece in pieces(reasoning)]
-    deltas += [Delta(index=0, text=piece) for piece in pieces(text)]
+    deltas = [Delta(index=0, read=Read(reasoning=piece)) for piece in pieces(reasoning)]
+    deltas += [Delta(index=0, read=Read(text=piece)) for piece in pieces(text)]
     answer = whole(shape_of(), STOP, text=text, reasoning=reasoning)
     assert added_up(stream(shape_of(), deltas, STOP)) == answer

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,14 +9,14 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.chat_completion import Choice
 
 from router.answer.chat import ChatShape
-from router.answer.shape import Call, CallDelta, Delta, End, Head, Usage, Whole
+from router.answer.shape import CallDelta, Delta, End, Head, Read, Usage, Whole
 
 
 def test_chunks_are_json_whatever_the_text() -> None:
     head = Head(request_id="x", created=1, model='a"b', fingerprint="fp")
     shape = ChatShape(head, with_usage=True, with_token_ids=False, prompt_ids=())
     for text in ("plain", '"quotes"\n', "\u2028 é 🌋 \x00"):
-        event = shape.delta(Delta(index=0, text=text)).decode()
+        event = shape.delta(Delta(index=0, read=Read(text=text))).decode()
         assert event.startswith("data: ")
         assert event.endswith("\n\n")
         assert "\n" not in event[:-2]
@@ -26,7 +27,11 @@ def test_chunks_are_json_whatever_the_text() -> None:
         assert data["model"] == 'a"b'
 
 
-CALLS = (Call(id="call_1", name="f", arguments='{"a": "é"}'), Call(id="call_2", name="g", arguments="{}"))
+CALLS = (
+    CallDelta(index=0, id="call_1", name="f", arguments='{"a": '),
+    CallDelta(index=0, arguments='"é"}'),
+    CallDelta(index=1, id="call_2", name="g", arguments="{}"),
+)
 
 
 def shape(*, named_tool: bool = False) -> ChatShape:
@@ -34,9 +39,12 @@ def shape(*, named_tool: bool = False) -> ChatShape:
     return ChatShape(head, with_usage=False, with_token_ids=False, prompt_ids=(), named_tool=named_tool)
 
 
-def whole(made: ChatShape, **fields: Any) -> Choice:
-    told = {"text": "", "reasoning": "", "calls": (), "end": End(reason="stop", stop_reason=None), **fields}
-    answer = made.whole([Whole(index=0, token_ids=(), logprobs=(), **told)], Usage(prompt=1, output=1))
+STOP = End(reason="stop", stop_reason=None)
+
+
+def whole(made: ChatShape, *, end: End = STOP, **read: Any) -> Choice:
+    choice = Whole(index=0, reads=[Read(**read)], token_ids=(), logprobs=(), end=end)
+    answer = made.whole([choice], Usage(prompt=1, output=1))
     return ChatCompletion.model_validate(answer).choices[0]
 
 
@@ -65,8 +73,9 @@ def test_the_reason_of_a_named_call(named: bool, reason: str) -> None:
 
 
 def test_deltas_of_reasoning_and_calls() -> None:
-    def deltas(**fields: Any) -> list[dict[str, Any]]:
-        events = shape().delta(Delta(index=0, **fields)).decode().split("\n\n")[:-1]
+    def deltas(token_ids: Sequence[int] = (), **read: Any) -> list[dict[str, Any]]:
+        delta = Delta(index=0, read=Read(**read), token_ids=token_ids)
+        events = shape().delta(delta).decode().split("\n\n")[:-1]
         chunks = [ChatCompletionChunk.model_validate_json(event.removeprefix("data: ")) for event in events]
         return [chunk.choices[0].delta.model_dump(exclude_unset=True) for chunk in chunks]
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.answer.reader import ModelReader, Read
+from router.answer.reader import ModelReader
 from router.answer.reasoning import ReasoningReader
+from router.answer.shape import Read
 from router.answer.tool_calls import ToolCallReader
 
 OPEN, CLOSE = 1150, 1151  # <think> and </think> of the demo's tokenizer
@@ -54,7 +55,7 @@ def reader(
 
 
 def read_all(made: ModelReader, pieces: list[str]) -> list[Read]:
-    return [*(made.feed(piece, []) for piece in pieces), made.finish()]
+    return [read for piece in pieces for read in made.feed(piece, [])] + made.finish()
 
 
 def shown(reads: list[Read]) -> dict[str, Any]:
@@ -147,8 +148,8 @@ def test_the_name_comes_first_and_arguments_as_they_are_written() -> None:
         "_call>",
     ]
     reads = [made.feed(piece, []) for piece in pieces]
-    assert [read.text for read in reads] == ["Look:", *[""] * 8]
-    assert [[(call.name, call.arguments) for call in read.calls] for read in reads] == [
+    assert reads[0] == [Read(text="Look:", span=(0, 5))]
+    assert [[(call.name, call.arguments) for read in step for call in read.calls] for step in reads] == [
         [],
         [],
         [],
@@ -159,7 +160,7 @@ def test_the_name_comes_first_and_arguments_as_they_are_written() -> None:
         [],
         [],
     ]
-    assert made.finish() == Read()
+    assert made.finish() == []
     assert made.called
 
 
@@ -203,6 +204,38 @@ def test_text_around_calls() -> None:
     assert read(f"a\n{call}\n{call}\nb") == {"text": "a\n\n\nb", "reasoning": "", "calls": [("f", "{}")] * 2}
     assert read(f"\n{call}\n b")["text"] == "b"
     assert read('<tool_call>\n{"name": "f", "arguments": {}}\nthat was it')["text"] == "that was it"
+
+
+def ordered(reads: list[Read]) -> list[str]:
+    """Names of what comes, neighbours of one kind together."""
+    parts = []
+    for read in reads:
+        parts += [f"text {read.text}"] if read.text else []
+        parts += [f"call {call.name}" for call in read.calls if call.name]
+    return parts
+
+
+def test_the_order_of_text_and_calls() -> None:
+    call = '<tool_call>\n{"name": "%s", "arguments": {"a": 1}}\n</tool_call>'
+    output = f"a\n{call % 'f'} b\n{call % 'g'}{call % 'h'}c"
+    assert ordered(read_all(reader(), [output])) == ["text a", "call f", "text \n b", "call g", "call h", "text \nc"]
+    assert ordered(read_all(reader(), list(output))) == ordered(read_all(reader(), [output]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(cut(), st.sampled_from([False, None, True]), st.booleans())
+def test_a_text_knows_where_it_stood(made: tuple[str, list[str]], thinks: bool | None, tools: bool) -> None:
+    text, pieces = made
+    ends = []
+    for read in read_all(reader(thinks=thinks, tools=tools), pieces):
+        if read.text:
+            begin, end = read.span
+            assert begin < end
+            # what stands before is white space from the other side of calls
+            assert read.text.endswith(text[begin:end])
+            assert not read.text.removesuffix(text[begin:end]).strip()
+            ends += [begin, end]
+    assert ends == sorted(ends)
 
 
 def test_calls_beyond_the_limit_are_dropped() -> None:

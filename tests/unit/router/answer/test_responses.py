@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,8 +15,12 @@ from openai.types.responses.response_stream_event import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from common.pb import language_pb2
+from router.answer.output import Output, OutputRules
+from router.answer.reader import ModelReader
+from router.answer.reasoning import ReasoningReader
 from router.answer.responses import ResponsesShape
-from router.answer.shape import Call, CallDelta, Delta, End, Head, Usage, Whole
+from router.answer.shape import CallDelta, Delta, End, Head, Read, Usage, Whole
+from router.answer.tool_calls import ToolCallReader
 from router.api.responses import parse_responses_request
 from router.problems import Problem
 
@@ -57,11 +61,10 @@ def stream(shape: ResponsesShape, deltas: Sequence[Delta], end: End) -> list[dic
     return events_of(b"".join(parts))
 
 
-def whole(
-    shape: ResponsesShape, end: End, *, calls: tuple[Call, ...] = (), usage: Usage = USAGE, **fields: Any
-) -> dict[str, Any]:
-    given = {"text": "", "reasoning": "", "token_ids": [], "logprobs": [], **fields}
-    answer = shape.whole([Whole(index=0, calls=calls, end=end, **given)], usage)
+def whole(shape: ResponsesShape, end: End, *reads: Read, tokens: bytes = b"", **read: Any) -> dict[str, Any]:
+    shown = reads or [Read(**read)]
+    choice = Whole(index=0, reads=shown, end=end, token_ids=tokens, logprobs=logprobs_of(tokens))
+    answer = shape.whole([choice], USAGE)
     Response.model_validate(answer)
     return answer
 
@@ -95,7 +98,7 @@ def added_up(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_text() -> None:
-    events = stream(shape_of(), [Delta(index=0, text="Hel"), Delta(index=0, text="lo")], STOP)
+    events = stream(shape_of(), [Delta(index=0, read=Read(text="Hel")), Delta(index=0, read=Read(text="lo"))], STOP)
     assert [event["type"].removeprefix("response.") for event in events] == [
         "created",
         "in_progress",
@@ -126,7 +129,7 @@ def test_text() -> None:
 
 
 def test_length() -> None:
-    events = stream(shape_of(), [Delta(index=0, text="Hel")], LENGTH)
+    events = stream(shape_of(), [Delta(index=0, read=Read(text="Hel"))], LENGTH)
     assert events[-1]["type"] == "response.incomplete"
     answer = whole(shape_of(), LENGTH, text="Hel")
     assert events[-1]["response"] == answer
@@ -139,14 +142,17 @@ def test_length() -> None:
 def test_all_kinds_of_items(summary: bool) -> None:
     fields: dict[str, Any] = {"reasoning": {"summary": "detailed"}} if summary else {}
     deltas = [
-        Delta(index=0, reasoning="Let me"),
-        Delta(index=0, reasoning=" see.", text="I lo"),
-        Delta(index=0, text="ok.", calls=(CallDelta(index=0, id="call_a", name="look", arguments=""),)),
-        Delta(index=0, calls=(CallDelta(index=0, arguments='{"at":'), CallDelta(index=0, arguments=" 1}"))),
-        Delta(index=0, calls=(CallDelta(index=1, id="call_b", name="listen", arguments="{}"),)),
+        Delta(index=0, read=Read(reasoning="Let me")),
+        Delta(index=0, read=Read(reasoning=" see.", text="I lo")),
+        Delta(index=0, read=Read(text="ok.", calls=(CallDelta(index=0, id="call_a", name="look", arguments=""),))),
+        Delta(index=0, read=Read(calls=(CallDelta(index=0, arguments='{"at":'), CallDelta(index=0, arguments=" 1}")))),
+        Delta(index=0, read=Read(calls=(CallDelta(index=1, id="call_b", name="listen", arguments="{}"),))),
     ]
     events = stream(shape_of(**fields), deltas, CALLED)
-    calls = (Call(id="call_a", name="look", arguments='{"at": 1}'), Call(id="call_b", name="listen", arguments="{}"))
+    calls = (
+        CallDelta(index=0, id="call_a", name="look", arguments='{"at": 1}'),
+        CallDelta(index=1, id="call_b", name="listen", arguments="{}"),
+    )
     answer = whole(shape_of(**fields), CALLED, text="I look.", reasoning="Let me see.", calls=calls)
     assert added_up(events) == answer["output"] == events[-1]["response"]["output"]
     reasoning, message, look, listen = answer["output"]
@@ -173,7 +179,7 @@ def test_an_answer_without_a_word() -> None:
 
 def test_a_stream_that_fails() -> None:
     shape = shape_of()
-    begun = shape.begin(1) + shape.delta(Delta(index=0, text="Hel"))
+    begun = shape.begin(1) + shape.delta(Delta(index=0, read=Read(text="Hel")))
     *_, error, failed = events_of(begun + shape.problem(Problem(503, "no server is ready")))
     assert (error["type"], error["code"], error["message"]) == ("error", "unavailable", "no server is ready")
     response = failed["response"]
@@ -214,40 +220,48 @@ def logprobs_of(text: bytes) -> list[language_pb2.TokenLogprobs]:
     return [language_pb2.TokenLogprobs(logprob=-0.5, top_ids=[65], top_logprobs=[-0.25]) for _ in text]
 
 
-def test_logprobs() -> None:
-    """Of the message, also of tokens that show nothing yet; reasoning and calls have none."""
-    fields = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
-    deltas = [
-        Delta(index=0, token_ids=b"<t>", logprobs=logprobs_of(b"<t>")),
-        Delta(index=0, reasoning="Hm", token_ids=b"Hm", logprobs=logprobs_of(b"Hm")),
-        Delta(index=0, text="ab", token_ids=b"ab", logprobs=logprobs_of(b"ab")),
-        Delta(index=0, token_ids=b"c", logprobs=logprobs_of(b"c")),
-        Delta(index=0, text="cd", token_ids=b"d", logprobs=logprobs_of(b"d")),
-        Delta(index=0, token_ids=b"<", logprobs=logprobs_of(b"<")),
-        Delta(
-            index=0,
-            calls=(CallDelta(index=0, id="i", name="f", arguments="{}"),),
-            token_ids=b"{}",
-            logprobs=logprobs_of(b"{}"),
-        ),
-    ]
-    events = stream(shape_of(**fields), deltas, CALLED)
-    tokens = b"<t>Hmabcd<{}"
-    answer = whole(
-        shape_of(**fields),
-        CALLED,
-        text="abcd",
-        reasoning="Hm",
-        calls=(Call(id="i", name="f", arguments="{}"),),
-        token_ids=tokens,
-        logprobs=logprobs_of(tokens),
-        usage=replace(USAGE, reasoning=2),
-    )
-    assert added_up(events) == answer["output"]
-    shown = answer["output"][1]["content"][0]["logprobs"]
-    assert "".join(entry["token"] for entry in shown) == "abcd"
-    assert shown[0]["bytes"] == [97]
-    assert shown[0]["top_logprobs"] == [{"token": "A", "logprob": -0.25, "bytes": [65]}]
+LOGPROBS = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
+OUTPUT = b'Hm</think>\n\nYes.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n tool_call> \xc3\xa9 \xc3'
+
+
+def model_reader() -> ModelReader:
+    reasoning = ReasoningReader(begun=True, marks=(0, 1))
+    return ModelReader(reasoning=reasoning, calls=ToolCallReader(), show_reasoning=True)
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, len(OUTPUT))))
+def test_logprobs(cuts: set[int]) -> None:
+    """Each message has those of its own text, whatever comes together; reasoning and calls have none."""
+    reader, output = model_reader(), Output(OutputRules(), TABLE)
+    deltas = []
+    for step in (OUTPUT[a:b] for a, b in pairwise(sorted(cuts | {0, len(OUTPUT)}))):
+        output.feed(step, logprobs_of(step))
+        if output.ids == list(OUTPUT):
+            output.finish()
+        text, tokens, logprobs = output.take()
+        deltas.append(Delta(index=0, token_ids=tokens, logprobs=logprobs))
+        deltas += [Delta(index=0, read=read) for read in reader.feed(text, tokens)]
+    deltas += [Delta(index=0, read=read) for read in reader.finish()]
+    events = stream(shape_of(**LOGPROBS), deltas, CALLED)
+
+    reader, text = model_reader(), OUTPUT[:-1].decode()
+    answer = whole(shape_of(**LOGPROBS), CALLED, *reader.feed(text, []), *reader.finish(), tokens=OUTPUT)
+    assert without_call_ids(added_up(events)) == without_call_ids(answer["output"])
+    messages = [item["content"][0] for item in answer["output"] if item["type"] == "message"]
+    assert [message["text"] for message in messages] == ["Yes.", "\n\n tool_call> é"]
+    spelled = [bytes(byte for entry in message["logprobs"] for byte in entry["bytes"]) for message in messages]
+    assert spelled == [b"Yes.", "\n tool_call> é".encode()]
+    assert messages[0]["logprobs"][0]["top_logprobs"] == [{"token": "A", "logprob": -0.25, "bytes": [65]}]
+
+
+def test_half_a_character_at_the_end_has_its_logprob() -> None:
+    answer = whole(shape_of(**LOGPROBS), LENGTH, text="a", span=(0, 1), tokens=b"a\xc3")
+    assert [entry["bytes"] for entry in answer["output"][0]["content"][0]["logprobs"]] == [[97], [0xC3]]
+
+
+def without_call_ids(output: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**item, "call_id": ""} for item in output]
 
 
 @settings(deadline=None)
@@ -257,7 +271,7 @@ def test_however_it_is_cut(reasoning: str, text: str, data: st.DataObject) -> No
         cuts = sorted(data.draw(st.sets(st.integers(0, len(of)), max_size=5)))
         return [of[a:b] for a, b in zip([0, *cuts], [*cuts, len(of)], strict=True)]
 
-    deltas = [Delta(index=0, reasoning=piece) for piece in pieces(reasoning)]
-    deltas += [Delta(index=0, text=piece) for piece in pieces(text)]
+    deltas = [Delta(index=0, read=Read(reasoning=piece)) for piece in pieces(reasoning)]
+    deltas += [Delta(index=0, read=Read(text=piece)) for piece in pieces(text)]
     answer = whole(shape_of(), STOP, text=text, reasoning=reasoning)
     assert added_up(stream(shape_of(), deltas, STOP)) == answer["output"]

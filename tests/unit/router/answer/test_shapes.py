@@ -15,7 +15,7 @@ from common.pb import language_pb2
 from router.answer.chat import ChatShape
 from router.answer.completions import CompletionOptions, CompletionShape, EchoedPrompt
 from router.answer.output import Output, OutputRules
-from router.answer.shape import Delta, End, Head, Shape, Whole
+from router.answer.shape import Delta, End, Head, Read, Shape, Whole
 from router.answer.shape import Usage as Tokens
 
 PROMPT = EchoedPrompt(text="žhi", ids=[0, 1, 2])
@@ -53,9 +53,7 @@ def whole_of(table: Sequence[bytes], steps: Sequence[Sequence[int]], rules: Outp
     text, ids, logprobs = output.take()
     return Whole(
         index=0,
-        text=text,
-        reasoning="",
-        calls=(),
+        reads=[Read(text=text)],
         token_ids=ids,
         logprobs=logprobs,
         end=END,
@@ -76,7 +74,7 @@ def streamed(
         if i == len(steps) - 1 or output.stop_string is not None:
             output.finish()
         text, ids, logprobs = output.take()
-        events += shape.delta(Delta(index=0, text=text, token_ids=ids, logprobs=logprobs))
+        events += shape.delta(Delta(index=0, read=Read(text=text), token_ids=ids, logprobs=logprobs))
         if output.stop_string is not None:
             break
     events += shape.finish(0, END) + shape.end(USAGE)

@@ -38,3 +38,17 @@ def test_what_json_leaves_open() -> None:
     assert parse_json(b'{"n": 1, "n": 2}') == {"n": 2}
     with pytest.raises(Problem, match="not valid JSON"):
         parse_json(b'{"n": ' + b"9" * 5000 + b"}")
+
+
+@pytest.mark.parametrize("text", ["\U0001f30b", "\\ud83d", "a\U0001f30b\U0001f30b", "\\\U0001f30b"])
+def test_pairs_of_surrogates_are_characters(text: str) -> None:
+    assert parse_json(json.dumps([text]).encode()) == [text]
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud83d", "-\udf0b", "\ud83d\ud83d\udf0b", "\udf0b\ud83d", "\U0001f30b\udf0b", "\\\ud83d"]
+)
+def test_half_a_pair_is_none(text: str) -> None:
+    for body in (json.dumps({"a": [text]}), json.dumps({text: 1})):
+        with pytest.raises(Problem, match="surrogate"):
+            parse_json(body.encode())

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from router.workers import Workers
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    with closing(Workers("files", 1)) as made:
+    with closing(Workers(ThreadPoolExecutor(1, "files"))) as made:
         yield made
 
 

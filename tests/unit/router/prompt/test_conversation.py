@@ -4,7 +4,7 @@ from typing import Any
 
 from common.pb import common_pb2
 from router.api.chat import parse_chat_request
-from router.prompt.conversation import Conversation, converse
+from router.prompt.conversation import Conversation, converse, text_bytes
 
 
 def conversation(*messages: dict[str, Any], largest_image: int = 1 << 30, **fields: Any) -> Conversation:
@@ -86,6 +86,7 @@ def test_all_text_counts() -> None:
     ]
     for message in said:
         assert 2000 <= conversation(message).text_bytes < 2100
+    assert text_bytes({"x": [long, True]}) == 2002
     (tool,) = parse_chat_request(
         {"messages": said[:1], "tools": [{"function": {"name": "f", "description": long}}]}, max_choices=1
     ).request.tools

@@ -233,3 +233,37 @@ def test_what_a_template_asks_for() -> None:
     assert template.thinks
     assert "tools" in MODEL.template.asks_for
     assert not MODEL.template.thinks
+
+
+PARTS = [{"type": "text", "text": "one <|s|>"}, {"type": "text", "text": "two"}]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ '> ' + messages[0].content }}",
+        "> {{ messages[0].content }}",
+        "> {% if messages[0].content is string %}{{ messages[0].content }}{% endif %}",
+    ],
+)
+def test_parts_of_text_are_joined_for_a_template_that_takes_text_only(source: str) -> None:
+    assert template(source).render(user(PARTS)) == ["> one <|s|>\ntwo"]
+    assert template(source).render(user("one")) == ["> one"]
+    continued = template(source).render([{"role": "assistant", "content": PARTS}], continue_final_message=True)
+    assert continued == ["> one <|s|>\ntwo"]
+
+
+def test_text_becomes_a_part_for_a_template_that_takes_parts_only() -> None:
+    parts = template("{% for part in messages[0].content %}[{{ part.type }} {{ part.text }}]{% endfor %}")
+    assert parts.render(user("one")) == ["[text one]"]
+    assert parts.render(user(PARTS)) == ["[text one <|s|>][text two]"]
+    assert parts.render(user("")) == [] == parts.render(user([]))
+
+
+def test_a_template_that_takes_both_gets_what_was_sent() -> None:
+    both = template(
+        "{% if messages[0].content is string %}{{ messages[0].content }}"
+        "{% else %}{{ messages[0].content | map(attribute='text') | join('|') }}{% endif %}"
+    )
+    assert both.render(user(PARTS)) == ["one <|s|>|two"]
+    assert both.render(user("one")) == ["one"]

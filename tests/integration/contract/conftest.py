@@ -1,0 +1,70 @@
+"""The system as `epd serve --fake` starts it, in its own processes, and the official clients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from anthropic import Anthropic
+from anthropic import DefaultHttpxClient as AnthropicHttpClient
+from openai import DefaultHttpxClient, OpenAI
+
+from deploy.programs import demo_folder
+from tests.integration.contract.script import RULES
+from tests.serving import TIMEOUT, Served, serving
+
+KEYS = ("key-of-alice", "key-of-bob")
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Fakes that follow the script, and a router with two names for the model, two keys, and a folder of images."""
+    folder = tmp_path_factory.mktemp("contract")
+    script, config = folder / "script.json", folder / "epd.toml"
+    script.write_text(json.dumps(RULES))
+    config.write_text(
+        f"[language]\nscript = {json.dumps(str(script))}\nrate = 200\n"
+        f"[router]\nallow-private-media = true\nmedia-timeout-seconds = 2\n"
+        f"allowed-local-media-path = {json.dumps(str(demo_folder() / 'images'))}\n"
+    )
+    options = [
+        "--fake",
+        "--max-model-len",
+        "4096",
+        "--config",
+        str(config),
+        "--served-model-name",
+        "demo",
+        "org/demo",
+        "--api-key",
+        *KEYS,
+    ]
+    with serving(demo_folder() / "model", folder / "state.json", *options) as served:
+        yield served
+
+
+def client_of(served: Served, key: str = KEYS[0]) -> OpenAI:
+    """Without retries: every answer is the first one."""
+    http = DefaultHttpxClient(trust_env=False)
+    return OpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0, timeout=TIMEOUT, http_client=http)
+
+
+@pytest.fixture(scope="session")
+def client(served: Served) -> Iterator[OpenAI]:
+    with client_of(served) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def bob(served: Served) -> Iterator[OpenAI]:
+    """With another key."""
+    with client_of(served, KEYS[1]) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def claude(served: Served) -> Iterator[Anthropic]:
+    http = AnthropicHttpClient(trust_env=False)
+    with Anthropic(base_url=served.url, api_key=KEYS[0], max_retries=0, timeout=TIMEOUT, http_client=http) as client:
+        yield client

@@ -20,7 +20,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 endif
 
-.PHONY: help setup demo eval check test test-pythons test-clients bench-clients proto lock clean
+.PHONY: help setup demo eval check test test-pythons test-clients test-mutation bench-clients proto lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,9 @@ test-pythons: ## router and fakes, as installed by pip, on every other Python th
 
 test-clients: $(STAMP) ## LangChain, LiteLLM, the Vercel AI SDK and others against a running system (CLIENTS="litellm ai-sdk")
 	$(BIN)/python -m tests.clients.run $(CLIENTS)
+
+test-mutation: $(STAMP) ## for each field of a request, a router that ignores it: some test has to notice (FIELDS="chat messages.system")
+	$(BIN)/python -m tests.mutation.run $(FIELDS)
 
 bench-clients: $(STAMP) ## load generators against a running system, a short run of each (LOADS="guidellm aiperf")
 	$(BIN)/python -m tests.clients.load $(LOADS)

@@ -48,14 +48,13 @@ class LogitsRecorder:
     """Stands before the model and keeps the logits of every row that was sampled from."""
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self._head = model.lm_head
+        self.model = model.model
+        self.embed_input_ids = model.embed_input_ids
         self.logits: list[torch.Tensor] = []
 
-    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self._model.embed_input_ids(input_ids)
-
-    def __call__(self, *arguments: Any) -> torch.Tensor:
-        logits = self._model(*arguments)
+    def lm_head(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._head(hidden)
         self.logits += list(logits.clone())
         return logits
 

@@ -83,7 +83,7 @@ class Lark:
             triggers: each tag begins with one of them.
             tags: see there.
             at_least_one: there is a tag.
-            at_most_one: there is no second one, and what follows the first one is text.
+            at_most_one: nothing follows the first one.
         """
         parts = []
         for trigger in triggers:
@@ -91,8 +91,10 @@ class Lark:
             seen = trigger[: found.end()] if found is not None else trigger
             rests = [self.tag(tag, behind=seen) for tag in tags if tag.begin.startswith(trigger)]
             parts.append(f"{self._text_up_to(seen)} ({' | '.join(rests)})")
-        times = {(False, False): "*", (False, True): "?", (True, False): "+", (True, True): ""}
-        return f"({' | '.join(parts)}){times[at_least_one, at_most_one]} {TEXT}"
+        one = " | ".join(parts)
+        if at_most_one:
+            return f"({one})" if at_least_one else f"({one} | {TEXT})"
+        return f"({one}){'+' if at_least_one else '*'} {TEXT}"
 
     def source(self, start: str) -> str:
         """The whole grammar, as the language servers take it."""

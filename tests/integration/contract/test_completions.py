@@ -41,6 +41,10 @@ def test_an_answer(client: OpenAI) -> None:
     assert (short.usage.completion_tokens, short.choices[0].finish_reason) == (16, "length")
 
 
+def test_timings(client: OpenAI) -> None:
+    assert complete(client, extra_body={"return_timings": True}).timings["decode"] > 0  # type: ignore[attr-defined]
+
+
 def test_kinds_of_prompts(client: OpenAI) -> None:
     count, greet = tokens(client, "Count."), tokens(client, "Greet.")
     for prompt in (["Count.", "Greet."], [count, greet]):

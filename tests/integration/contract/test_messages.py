@@ -77,6 +77,23 @@ def test_thinking(claude: Anthropic) -> None:
     assert (thought.thinking, said.text) == (THOUGHT, SOLUTION)  # type: ignore[union-attr]
 
 
+def test_options_of_the_other_apis(claude: Anthropic) -> None:
+    for fields, text in (
+        ({"skip_special_tokens": False}, "one<|im_start|> two"),
+        ({"stop": " two"}, "one"),
+        ({"stop": " two", "include_stop_str_in_output": True}, "one two"),
+    ):
+        assert say(claude, "Mark it.", extra_body=fields).content[0].text == text  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("choice", [{"type": "auto"}, {"type": "any"}, {"type": "tool", "name": "get_weather"}])
+def test_one_call_at_most(claude: Anthropic, choice: dict[str, Any]) -> None:
+    for disable, count in ((False, 2), (True, 1)):
+        choice = {**choice, "disable_parallel_tool_use": disable}
+        answer = say(claude, "Weather in two places?", tools=[TOOL], tool_choice=choice)
+        assert [block.type for block in answer.content].count("tool_use") == count
+
+
 def test_errors(claude: Anthropic, served: Served) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:
         say(claude, max_tokens=0)

@@ -85,6 +85,24 @@ def test_structured(client: OpenAI) -> None:
     assert answer.output_parsed == City(**CITY)
 
 
+def test_what_is_shown_again(client: OpenAI) -> None:
+    given = {"max_tool_calls": 3, "prompt_cache_key": "k", "safety_identifier": "s", "truncation": "disabled"}
+    answer = respond(client, **given)
+    assert {name: getattr(answer, name) for name in given} == given
+
+
+def test_options_of_the_other_apis(client: OpenAI) -> None:
+    shown = respond(client, "Mark it.", extra_body={"skip_special_tokens": False})
+    assert shown.output_text == "one<|im_start|> two"
+    stopped = respond(client, "Count.", extra_body={"stop": "o thr", "include_stop_str_in_output": True})
+    assert stopped.output_text == "one two thr"
+    called = respond(client, "Weather in two places?", tools=[TOOL], parallel_tool_calls=False)
+    assert [item.type for item in called.output] == ["message", "function_call"]
+    old = respond(client, "Riddle me this.", reasoning={"generate_summary": "auto"}).output[0]
+    assert old.type == "reasoning"
+    assert old.summary[0].text == THOUGHT
+
+
 def test_logprobs(client: OpenAI) -> None:
     (message,) = respond(client, "Spell it.", include=["message.output_text.logprobs"], top_logprobs=2).output
     part = message.content[0]  # type: ignore[union-attr]

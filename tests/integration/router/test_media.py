@@ -128,6 +128,22 @@ async def test_videos() -> None:
     assert {(span.grid.t, span.grid.h, span.grid.w) for span in generate.spans} == {(1, 2, 8)}
 
 
+async def test_options_of_videos() -> None:
+    """Those of the request, and a part's own rate goes before that."""
+    film = {"type": "video_url", "video_url": data_uri(b"film", "video/mp4")}
+    frames = {"type": "video", "video": [data_uri(b"f1"), data_uri(b"f2")]}
+    options = {"fps": 1.5, "min_frames": 2, "max_frames": 6, "min_pixels": 5000}
+    async with system(says("ok")) as (router, _, (encode,)):
+        for part in (film, frames, {**frames, "fps": 3.0}):
+            assert (await router.chat([part], mm_processor_kwargs=options)).status_code == 200
+    rates = []
+    for opened in encode.opened:
+        told = opened.options
+        assert (told.min_frames, told.max_frames, told.min_pixels) == (2, 6, 5000)
+        rates.append(told.fps)
+    assert rates == [1.5, 1.5, 3.0]
+
+
 async def test_from_the_web() -> None:
     async with web_server() as web, system(says("ok"), config=web.config()) as (router, _, (encode,)):
         for path in ("/image", "/redirect?to=/image", "/untyped"):

@@ -13,7 +13,7 @@ from anthropic import AsyncAnthropic
 from anthropic.types import Message
 
 from tests.integration.router.peers import EOS, INFO
-from tests.integration.router.system import CONFIG, Router, events_of, ids_of, says, system
+from tests.integration.router.system import CONFIG, TOKENIZER, Router, events_of, ids_of, says, system
 
 HI = [{"role": "user", "content": "hi"}]
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aW1hZ2U="}}
@@ -123,6 +123,34 @@ async def test_tools() -> None:
     assert any(prompt[i : i + len(told)] == told for i in range(len(prompt)))
     assert not language.served[2].generate.sampling.HasField("grammar")
     assert language.served[-1].generate.sampling.HasField("grammar")
+
+
+async def test_what_tools_and_answers_are_held_to() -> None:
+    schema = {"type": "object", "properties": {"zebra": {"type": "integer"}}}
+    output = {"format": {"type": "json_schema", "schema": schema}}
+    strict = {**LOOK, "strict": True}
+    async with system(says("{}")) as (router, (language,), _), client_of(router) as client:
+        for fields, words in (
+            ({"output_config": output}, '"zebra"'),
+            ({"tools": [strict]}, '"at"'),
+            ({"tools": [LOOK]}, None),
+        ):
+            await both(client, **fields)
+            for served in language.served[-2:]:
+                sampling = served.generate.sampling
+                assert sampling.HasField("grammar") == (words is not None)
+                assert words is None or words in sampling.grammar.source
+
+
+async def test_a_tool_that_failed() -> None:
+    use = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+    async with system(says("ok")) as (router, (language,), _), client_of(router) as client:
+        for is_error in (True, False):
+            result = {"type": "tool_result", "tool_use_id": "t1", "content": "fog", "is_error": is_error}
+            turns = [*HI, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+            await both(client, messages=turns)
+    prompts = [TOKENIZER.decode(list(served.generate.prompt_ids)) for served in language.served]
+    assert ["<tool_response>\nError: fog" in prompt for prompt in prompts] == [True, True, False, False]
 
 
 async def test_thinking() -> None:

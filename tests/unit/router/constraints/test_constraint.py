@@ -125,9 +125,10 @@ def test_strict_tools_bind_once_they_are_called(vocabulary: Vocabulary) -> None:
     assert not good(call(arguments={"city": 3}))
     assert not good("I look.\n" + call(arguments={}))
     assert not good(call("snow", {}))
-    assert good(call() + " then", parallel_tool_calls=False)
-    if vocabulary is DEMO:  # spelled out, a second one can't be told from text
-        assert not good(call() + call(), parallel_tool_calls=False)
+    assert good("I look.\n" + call(), parallel_tool_calls=False)
+    assert good("I don't.", parallel_tool_calls=False)
+    for more in (call(), "\n" + call(), " then"):  # spelled out, a second one can't be told from text
+        assert not good(call() + more, parallel_tool_calls=False)
 
 
 def test_nothing_is_constrained_without_need() -> None:
@@ -245,8 +246,8 @@ TAGS = [
         ),
         (
             {"format": {"type": "triggered_tags", "triggers": ["<a>", "<b"], "tags": TAGS, "stop_after_first": True}},
-            ["", "x<a>1</a>"],
-            ["x<a>x</a>"],
+            ["", "x", "x<a>1</a>", "x<b>y</b>"],
+            ["x<a>x</a>", "<a>1</a><a>1</a>", "<a>1</a>x"],
         ),
         (
             {"format": {"type": "tags_with_separator", "tags": TAGS, "separator": "; "}},

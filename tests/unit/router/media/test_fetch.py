@@ -5,6 +5,7 @@ import ipaddress
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
@@ -230,7 +231,7 @@ async def test_slow_names_keep_nobody_else_waiting() -> None:
 
             return await super().run(slowly)
 
-    workers = Slow("names", 2)
+    workers = Slow(ThreadPoolExecutor(2, "names"))
     resolve = HostResolver(workers)
     looking = [asyncio.create_task(resolve("127.0.0.1", 80)) for _ in range(40)]
     try:

@@ -21,10 +21,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from deploy.demo.scenes.question import Case
-from deploy.demo.scenes.scene import BOX_UNITS, COLOURS, SHAPES, Clip, Scene, Thing
+from deploy.demo.scenes.scene import COLOURS, SHAPES, Box, Clip, Scene, Thing
+from deploy.demo.scenes.scoring import iou
+from deploy.demo.train.coordinates import COORDINATES, box_steps, soft_targets
 from deploy.demo.train.names import Named
 
-_SIDES = 5.0  # weight of their distance, which is small in numbers
 _NOTHING = 0  # colours, shapes and digits count from 1
 _UNCLEAR = -100  # the edge of a thing runs through the row: it may say what it likes
 _COLOURS = {name: index for index, name in enumerate(COLOURS, start=1)}
@@ -39,7 +40,7 @@ class Labels:
         colours: `[B, n]`, 0 for nothing, negative where it is unclear.
         shapes: likewise.
         digits: likewise; 0 also for a thing without one.
-        sides: `[B, n, 4]`, left, top, right and bottom of the thing, as fractions of the picture.
+        sides: `[B, n, 4]`, left, top, right and bottom of the thing, in steps of `BOX_STEP`.
     """
 
     colours: torch.Tensor
@@ -50,12 +51,13 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Hinted:
-    """`loss`, a scalar with its graph: cross-entropies, and the distance of the sides where there is something.
-    `colour` and `shape` are the shares of right rows there, 1 where there is nothing."""
+    """`loss`, a scalar with its graph: cross-entropies, of the sides where there is something. `colour` and `shape` are
+    the shares of right rows there, 1 where there is nothing; `box` is the mean intersection over union."""
 
     loss: torch.Tensor
     colour: float
     shape: float
+    box: float
 
 
 class Hints(nn.Module):
@@ -66,8 +68,9 @@ class Hints(nn.Module):
         self.colour = nn.Linear(hidden, len(COLOURS) + 1)
         self.shape = nn.Linear(hidden, len(SHAPES) + 1)
         self.digit = nn.Linear(hidden, 10 + 1)
-        self.sides = nn.Linear(hidden, 4)
-        self.named = nn.Linear(hidden, 4)
+        # Sides are told as answers tell them, by one of the coordinates: finer than any number that is regressed.
+        self.sides = nn.Linear(hidden, 4 * COORDINATES)
+        self.named = nn.Linear(hidden, 4 * COORDINATES)
 
     def forward(self, main_BnH: torch.Tensor, levels_LBnH: torch.Tensor, labels: Labels) -> Hinted:
         """What the rows of a batch say."""
@@ -78,9 +81,12 @@ class Hints(nn.Module):
         for logits, wanted in zip(said, (colours, shapes, digits), strict=True):
             loss = loss + F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=_UNCLEAR)
         there = shapes > _NOTHING
+        box = 1.0
         if there.any():
-            loss = loss + _SIDES * F.l1_loss(self.sides(main_BnH[there]), labels.sides.to(device)[there])
-        return Hinted(loss=loss, colour=_right(said[0], colours), shape=_right(said[1], shapes))
+            sides, wanted_sides = self.sides(main_BnH[there]), labels.sides.to(device)[there]
+            loss = loss + _sides_loss(sides, wanted_sides)
+            box = _mean_iou(sides, wanted_sides)
+        return Hinted(loss=loss, colour=_right(said[0], colours), shape=_right(said[1], shapes), box=box)
 
     def of_names(self, halfway_BSH: torch.Tensor, named: Named) -> torch.Tensor:
         """The loss of what names say."""
@@ -88,7 +94,7 @@ class Hints(nn.Module):
             return halfway_BSH.new_zeros(())
         states_MH = halfway_BSH.flatten(0, 1)[named.rows.to(halfway_BSH.device)]
         said = self.named(F.rms_norm(states_MH, states_MH.shape[-1:]))
-        return _SIDES * F.l1_loss(said, named.sides.to(said.device))
+        return _sides_loss(said, named.sides.to(said.device))
 
 
 def label(cases: Sequence[Case], rows_hw: tuple[int, int], frames_per_patch: int) -> Labels:
@@ -114,7 +120,7 @@ class _Row:
     colour: int
     shape: int
     digit: int
-    sides: tuple[float, ...] = (0.0,) * 4
+    sides: Box = (0, 0, 0, 0)
 
 
 _EMPTY = _Row(colour=_NOTHING, shape=_NOTHING, digit=_NOTHING)
@@ -150,8 +156,20 @@ def _row(thing: Thing, scene: Scene) -> _Row:
         colour=_COLOURS[thing.colour],
         shape=_SHAPES[thing.shape],
         digit=_NOTHING if thing.digit is None else 1 + thing.digit,
-        sides=tuple(side / BOX_UNITS for side in thing.box(scene.width, scene.height)),
+        sides=box_steps(thing, scene),
     )
+
+
+def _sides_loss(said: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Of `[M, 4 * COORDINATES]` logits and `[M, 4]` steps."""
+    loss: torch.Tensor = -(soft_targets(wanted) * said.view(-1, 4, COORDINATES).log_softmax(-1)).sum(-1).mean()
+    return loss
+
+
+def _mean_iou(said: torch.Tensor, wanted: torch.Tensor) -> float:
+    boxes = said.view(-1, 4, COORDINATES).argmax(-1)
+    pairs = list(zip(boxes.tolist(), wanted.tolist(), strict=True))
+    return sum(iou(one, other) for one, other in pairs) / len(pairs)
 
 
 def _right(said: torch.Tensor, wanted: torch.Tensor) -> float:

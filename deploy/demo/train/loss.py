@@ -13,6 +13,7 @@ from deploy.demo.scenes.question import Kind
 from deploy.demo.scenes.scene import Box
 from deploy.demo.scenes.scoring import iou
 from deploy.demo.train.batch import REFUSAL, Asked, Batch
+from deploy.demo.train.coordinates import soft_targets
 from deploy.demo.train.faults import break_levels
 from deploy.demo.train.forward import logits, see, think
 from deploy.demo.train.hints import Hints
@@ -20,7 +21,6 @@ from deploy.demo.train.pictures import Pictures
 
 BALANCE = 0.01  # weight of the load-balance loss
 _COORDINATE_WEIGHT = 0.3  # even a right one keeps the loss of its softness: it would drown the questions of one bit
-_SOFTNESS = 1.0  # deviation of a coordinate's softened target, in steps of the coordinates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Outcome:
         loss: scalar, with its graph.
         shown: the part of it to report: of the answers alone, or of the hints where nothing was asked.
         scores: (kind, 0 or 1; IoU for grounding) of each question, its answer given token by token; "refusal" for the
-            questions to samples with broken deepstack levels; "row colour" and "row shape" where nothing was asked.
+            questions to samples with broken deepstack levels; "row colour" and the like where nothing was asked.
     """
 
     loss: torch.Tensor
@@ -71,7 +71,7 @@ def run_pictures(
 ) -> Outcome:
     """Forward of the tower alone on pictures that nothing is asked about."""
     hinted = hints(*_look(model, pictures, pictures.labels.shapes.shape[0], device), pictures.labels)
-    scores = [("row colour", hinted.colour), ("row shape", hinted.shape)]
+    scores = [("row colour", hinted.colour), ("row shape", hinted.shape), ("row box", hinted.box)]
     return Outcome(loss=hinted.loss, shown=hinted.loss.item(), scores=scores)
 
 
@@ -95,9 +95,7 @@ def run_batch(
         coordinates = torch.tensor(coordinate_ids, device=device)
         # coordinates have neighbouring values in the order of `coordinate_ids`
         place = (targets[soft, None] == coordinates).int().argmax(-1)
-        steps = torch.arange(len(coordinates), device=device) - place[:, None]
-        wanted = (-0.5 * (steps / _SOFTNESS) ** 2).softmax(-1)
-        of_coordinates = -(wanted * log_probabilities[soft][:, coordinates]).sum(-1)
+        of_coordinates = -(soft_targets(place) * log_probabilities[soft][:, coordinates]).sum(-1)
         losses = losses.masked_scatter(soft, _COORDINATE_WEIGHT * of_coordinates)
     answer_loss = losses.mean()
     best = made.detach().argmax(-1).cpu()

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from deploy.demo.scenes.question import Case
-from deploy.demo.scenes.scene import BOX_UNITS, Clip
+from deploy.demo.scenes.scene import Box, Clip
+from deploy.demo.train.coordinates import box_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ def find_names(
 ) -> Named:
     """In samples of one picture whose deepstack levels are intact: elsewhere a name may mean anything."""
     rows: list[int] = []
-    sides: list[tuple[float, ...]] = []
+    sides: list[Box] = []
     length = ids_BS.shape[1]
     for sample, (case, fault) in enumerate(zip(cases, faults, strict=True)):
         if fault is not None or isinstance(case.media, Clip) or len(case.media) != 1:
@@ -40,5 +41,5 @@ def find_names(
             windows = np.lib.stride_tricks.sliding_window_view(ids_BS[sample], len(name))
             ends = np.flatnonzero((windows == name).all(axis=1)) + len(name) - 1
             rows += (sample * length + ends).tolist()
-            sides += [tuple(side / BOX_UNITS for side in thing.box(scene.width, scene.height))] * len(ends)
-    return Named(rows=torch.tensor(rows, dtype=torch.int64), sides=torch.tensor(sides).view(-1, 4))
+            sides += [box_steps(thing, scene)] * len(ends)
+    return Named(rows=torch.tensor(rows, dtype=torch.int64), sides=torch.tensor(sides, dtype=torch.int64).view(-1, 4))

@@ -6,6 +6,7 @@ import torch
 
 from deploy.demo.scenes.question import Case
 from deploy.demo.scenes.scene import COLOURS, SHAPES, Background, Clip, Scene, Thing
+from deploy.demo.train.coordinates import COORDINATES, soft_targets
 from deploy.demo.train.hints import Hints, label
 
 PLAIN = Background(pattern="plain", first=(255, 255, 255), second=(255, 255, 255), period=8)
@@ -18,7 +19,7 @@ def test_labels_are_in_raster_order() -> None:
     colour, shape = 1 + list(COLOURS).index("blue"), 1 + SHAPES.index("square")
     for made, value in ((labels.colours, colour), (labels.shapes, shape), (labels.digits, 1 + 7)):
         assert made.tolist() == [[-100, value, -100, 0, 0, -100, 0, 0] * 2]
-    torch.testing.assert_close(labels.sides[0, 1], torch.tensor([side / 1000 for side in THING.box(128, 64)]))
+    assert labels.sides[0, 1].tolist() == [side // 10 for side in THING.box(128, 64)]
 
 
 def test_a_row_may_hold_a_small_thing() -> None:
@@ -32,24 +33,27 @@ def test_a_clip_has_the_labels_of_each_temporal_patch() -> None:
     assert (labels.shapes[0] > 0).nonzero()[:, 0].tolist() == [1, 8 + 2]
 
 
-def test_a_perfect_head_has_no_loss() -> None:
+def test_a_perfect_head_loses_only_what_is_soft() -> None:
     labels = label([Case(media=(SCENE,), questions=())], (2, 4), 2)
-    hints = Hints(32)
+    hidden = 4 * COORDINATES
+    hints = Hints(hidden)
     with torch.no_grad():
         for head in hints.parameters():
             head.zero_()
-        for head, size in ((hints.colour, 9), (hints.shape, 8), (hints.digit, 11)):
+        for head, size in ((hints.colour, 9), (hints.shape, 8), (hints.digit, 11), (hints.sides, hidden)):
             head.weight[:, :size] = torch.eye(size)
-        hints.sides.weight[:, :4] = torch.eye(4)
-    levels = torch.zeros(3, 1, 8, 32)
+    levels = torch.zeros(3, 1, 8, hidden)
     for level, wanted in enumerate((labels.colours, labels.shapes, labels.digits)):
         levels[level, 0, torch.arange(8), wanted[0].clamp(min=0)] = 50
-    main = torch.zeros(1, 8, 32)
-    main[0, :, :4] = labels.sides[0]
+    targets = soft_targets(labels.sides)
+    main = targets.clamp(min=1e-30).log().flatten(2)
     hinted = hints(main, levels, labels)
-    assert hinted.loss < 1e-6
-    assert (hinted.colour, hinted.shape) == (1.0, 1.0)
-    hinted = hints(main, levels.roll(1, dims=0), labels)
-    assert hinted.loss > 1
+    there = targets[labels.shapes > 0]
+    entropy = -(there * there.clamp(min=1e-30).log()).sum(-1).mean()
+    torch.testing.assert_close(hinted.loss, entropy)
+    assert (hinted.colour, hinted.shape, hinted.box) == (1.0, 1.0, 1.0)
+    hinted = hints(main.roll(hidden // 8, dims=-1), levels.roll(1, dims=0), labels)
+    assert hinted.loss > entropy + 1
     assert hinted.colour < 1
     assert hinted.shape < 1
+    assert hinted.box < 1

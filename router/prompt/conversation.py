@@ -136,7 +136,8 @@ class _Converter:
                     image = shapes.ImageUrl(url=image, detail=part.detail)
                 urls: tuple[str, ...] = (image.url,) if image.url is not None else ()
                 place = "image_url" if part.image_url is None or isinstance(part.image_url, str) else "image_url.url"
-                self._refer(common_pb2.IMAGE, urls, self._image_options(image.detail), part.uuid, param, place)
+                detail = part.detail if image.detail == "auto" else image.detail
+                self._refer(common_pb2.IMAGE, urls, self._image_options(detail), part.uuid, param, place)
                 return {"type": "image"}
             case shapes.VideoUrlPart():
                 video = part.video_url

@@ -17,6 +17,7 @@ from tests.mutation.mutants import APIS, fields_of, without
 
 DROP = "MUTATION_DROP"  # a mutant
 RECORD = "MUTATION_RECORD"  # a file that gets a line for each field of each request
+NEEDED = "needed"  # at the end of such a line: the request would be refused without the field
 
 Parse = Callable[..., Parsed[Any]]
 
@@ -31,15 +32,18 @@ def overlooking(parse: Parse, api: str, *, drop: str | None, record: Path | None
     def overlook(endpoint: Any, body: Any, **options: Any) -> Parsed[Any]:
         parsed = parse(endpoint, body, **options)
         request = APIS[api].body.model_validate(body)
+
+        def parsed_without(mutant: str) -> Parsed[Any] | None:
+            try:
+                return parse(endpoint, without(api, mutant, request, body), **options)
+            except Problem:
+                return None
+
         if record is not None:
             with record.open("a") as file:
-                file.write("".join(f"{field}\n" for field in fields_of(api, request)))
-        if drop is None:
-            return parsed
-        try:
-            return parse(endpoint, without(api, drop, request, body), **options)
-        except Problem:
-            return parsed
+                for mutant in fields_of(api, request):
+                    file.write(f"{mutant}\n" if parsed_without(mutant) else f"{mutant} {NEEDED}\n")
+        return (parsed_without(drop) if drop is not None else None) or parsed
 
     return overlook
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tests.mutation.dropping import NEEDED
 from tests.mutation.mutants import APIS, mutants
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ INERT = {
 @dataclass(frozen=True, kw_only=True)
 class Test:
     nodeid: str
-    fields: frozenset[str]
+    fields: frozenset[str]  # that its requests have, those that they need marked as such
     seconds: float
 
     @property
@@ -123,6 +124,10 @@ def attempt(mutant: str, tests: Sequence[Test]) -> Result:
     concerned = [test for test in tests if mutant in test.fields]
     concerned.sort(key=lambda test: (not test.names(mutant), test.starts_processes, test.seconds))
     if not concerned:
+        if any(f"{mutant} {NEEDED}" in test.fields for test in tests):
+            return Result(
+                mutant=mutant, caught_by="(without it the rest of the request is refused)", remark="", seconds=0.0
+            )
         return Result(mutant=mutant, caught_by=None, remark="no test has it", seconds=0.0)
     try:
         process = pytest("-x", "--drop-field", mutant, *(test.nodeid for test in concerned), timeout=TIMEOUT)

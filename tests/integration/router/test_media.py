@@ -154,7 +154,7 @@ async def test_from_the_web() -> None:
 
 
 async def test_detail_and_options_are_part_of_the_key() -> None:
-    async with system(says("ok")) as (router, _, (encode,)):
+    async with system(says("ok")) as (router, (language,), (encode,)):
         part = image(b"cat")
         await router.chat([part])
         part["image_url"]["detail"] = "low"
@@ -163,8 +163,13 @@ async def test_detail_and_options_are_part_of_the_key() -> None:
         for detail in ("auto", "high", "original"):  # the checkpoint's own limits: as if nothing were said
             part["image_url"]["detail"] = detail
             assert (await router.chat([part])).status_code == 200
-        assert (await router.chat([{**image(b"cat"), "detail": "low"}])).status_code == 200
-        assert (await router.chat([{"type": "input_image", "image_url": data_uri(b"cat"), "detail": "low"}])).is_success
+        for part in (
+            {**image(b"cat"), "detail": "low"},
+            {"type": "image_url", "image_url": data_uri(b"cat"), "detail": "low"},
+            {"type": "input_image", "image_url": data_uri(b"cat"), "detail": "low"},
+        ):
+            assert (await router.chat([part])).status_code == 200
+            assert language.served[-1].generate.spans[0].key == encode.opened[1].key
     keys = {opened.key for opened in encode.opened}
     assert len(keys) == 3
     assert encode.opened[1].options.max_pixels == 512 * 512

@@ -100,8 +100,8 @@ def test_other_forms(client: OpenAI) -> None:
         ({"guided_grammar": 'start: "x" (" y" | " z")'}, {"x y", "x z"}.__contains__),
         ({"structured_outputs": {"json_object": True}}, lambda text: isinstance(json.loads(text), dict)),
     ):
-        if "structured_outputs" in extra:  # as soon as it may, or it goes on for long
-            extra = {**extra, "logit_bias": {str(TOKENIZER.token_to_id("}")): 100}}
+        if "structured_outputs" in extra:  # or it goes on for long
+            extra = {**extra, "allowed_token_ids": [TOKENIZER.token_to_id(word) for word in "{}ab"]}
         for temperature in (0, 1):
             (choice,) = ask(client, temperature=temperature, seed=3, max_tokens=200, extra_body=extra).choices
             assert choice.finish_reason == "stop"

@@ -24,7 +24,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     script, config = folder / "script.json", folder / "epd.toml"
     script.write_text(json.dumps(RULES))
     config.write_text(
-        f"[language]\nscript = {json.dumps(str(script))}\nrate = 200\n"
+        f"[language]\nscript = {json.dumps(str(script))}\nrate = 600\n"
         f"[router]\nallow-private-media = true\nmedia-timeout-seconds = 2\n"
         f"allowed-local-media-path = {json.dumps(str(demo_folder() / 'images'))}\n"
     )

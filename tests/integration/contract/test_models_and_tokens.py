@@ -69,6 +69,9 @@ def test_what_is_refused(client: OpenAI) -> None:
         with pytest.raises(BadRequestError) as caught:
             post(client, path, **body)
         assert caught.value.param == param
+    for path, body in (("tokenize", {"prompt": "a"}), ("detokenize", {"tokens": [1]})):
+        with pytest.raises(NotFoundError):
+            post(client, path, model="gpt-9", **body)
 
 
 def test_paths_for_services(served: Served) -> None:

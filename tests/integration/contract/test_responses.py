@@ -104,10 +104,11 @@ def test_options_of_the_other_apis(client: OpenAI) -> None:
 
 
 def test_logprobs(client: OpenAI) -> None:
-    (message,) = respond(client, "Spell it.", include=["message.output_text.logprobs"], top_logprobs=2).output
-    part = message.content[0]  # type: ignore[union-attr]
-    assert b"".join(bytes(entry.bytes) for entry in part.logprobs).decode() == SPLIT  # type: ignore[union-attr]
-    assert {len(entry.top_logprobs) for entry in part.logprobs} == {2}  # type: ignore[union-attr]
+    for fields, count in (({"include": ["message.output_text.logprobs"]}, 0), ({"top_logprobs": 2}, 2)):
+        (message,) = respond(client, "Spell it.", **fields).output
+        part = message.content[0]  # type: ignore[union-attr]
+        assert b"".join(bytes(entry.bytes) for entry in part.logprobs).decode() == SPLIT  # type: ignore[union-attr]
+        assert {len(entry.top_logprobs) for entry in part.logprobs} == {count}  # type: ignore[union-attr]
 
 
 def test_what_is_refused(client: OpenAI) -> None:

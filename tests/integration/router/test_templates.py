@@ -67,6 +67,15 @@ async def test_a_conversation(config: RouterConfig, path: str) -> None:
     }
 
 
+@pytest.mark.parametrize("place", ["content", "summary"])
+async def test_reasoning_of_an_earlier_response(config: RouterConfig, place: str) -> None:
+    kind = {"content": "reasoning_text", "summary": "summary_text"}[place]
+    thought = {"type": "reasoning", "summary": [], place: [{"type": kind, "text": "Hm."}]}
+    items = [{"role": "user", "content": "a"}, thought, {"role": "assistant", "content": "b"}]
+    told = await shown(config, "/v1/responses", {"input": [*items, {"role": "user", "content": "c"}]})
+    assert told["messages"][1] == {"role": "assistant", "content": "b", "reasoning_content": "Hm."}
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

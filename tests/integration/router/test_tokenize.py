@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from tests.integration.router.system import CONFIG, body_of, ids_of, says, system
+from tests.integration.router.peers import EncodePeer, LanguagePeer, running
+from tests.integration.router.system import CONFIG, body_of, ids_of, routing, says, system
 from tests.integration.router.test_media import image, text
 
 
@@ -76,3 +77,29 @@ async def test_what_is_refused() -> None:
             assert response.json()["error"]["param"] == param, shown
         response = await router.client.post("/tokenize", json={"prompt": "hi", "zebra": 1})
         assert (response.status_code, response.headers["x-ignored-fields"]) == (200, "zebra")
+
+
+async def test_special_tokens_of_the_tokenizer_itself() -> None:
+    """One that puts a token before every text, unless it is told not to. A chat template is the whole prompt."""
+    language = LanguagePeer(says("ok"))
+    encode = EncodePeer(language.deliver)
+    description = json.loads(language.model_files["tokenizer.json"])
+    start = "<|endoftext|>"
+    (first,) = ids_of(start)
+    description["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {start: {"id": start, "ids": [first], "tokens": [start]}},
+    }
+    language.model_files["tokenizer.json"] = json.dumps(description).encode()
+    async with running(language, encode):
+        config = replace(CONFIG, language=(language.address,), encode=(encode.address,))
+        async with routing(config) as router:
+            for given, expected in (({}, [first]), ({"add_special_tokens": False}, [])):
+                counted = (await router.client.post("/tokenize", json={"prompt": "hi", **given})).json()
+                assert counted["tokens"] == [*expected, *ids_of("hi")]
+                assert (await router.client.post("/v1/completions", json={"prompt": "hi", **given})).is_success
+                assert list(language.served[-1].generate.prompt_ids) == counted["tokens"]
+            assert (await router.chat("hi")).is_success
+            assert first not in language.served[-1].generate.prompt_ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ async def serve_on(listener: socket.socket, config: RouterConfig, *, shared: Pat
     with Shutdown() as shutdown:
         async with make_services(config, shared=shared) as services:
             server = make_server(services)
+            gc.collect()
+            gc.freeze()  # code and libraries stay for good: no collection has to look at them again
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             write_state(config.state_file, "router", {"http": address_of(listener)})
             log.info("listening on http://%s", address_of(listener))

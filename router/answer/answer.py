@@ -57,9 +57,11 @@ class Answer:
         try:
             yield shape.begin(len(open_choices), self._running_usage())
             while open_choices:
-                events = []
-                for choice in [choice for choice in open_choices if choice.knows_prompt]:
-                    events += self._news(choice)
+                events: list[bytes] = []
+                for choice in tuple(open_choices):
+                    if choice.index in self._untold and not choice.knows_prompt:
+                        continue
+                    self._add_news(choice, events)
                     if choice.finish_reason is not None:
                         open_choices.remove(choice)
                         events.append(shape.finish(choice.index, self._end(choice), self._running_usage()))
@@ -74,30 +76,22 @@ class Answer:
         finally:
             silence.end()
 
-    def _news(self, choice: Choice) -> list[bytes]:
-        """What has come for a choice since the last time."""
-        reader = self._readers[choice.index]
+    def _add_news(self, choice: Choice, events: list[bytes]) -> None:
+        """What has come for a choice since the last time. This runs for every token: it does no more than it must."""
+        index, shape = choice.index, self.shape
+        reader = self._readers[index]
         text, ids, logprobs = choice.output.take()
         reads = reader.feed(text, ids) if text or ids else []
-        events = []
-        if choice.index in self._untold:
-            self._untold.remove(choice.index)
-            prompt = Delta(index=choice.index, prompt_logprobs=choice.prompt_logprobs)
-            events.append(self.shape.delta(prompt, self._running_usage()))
-        shown = any(logprob is not None for logprob in logprobs) or (ids and self._options.token_ids)
+        if index in self._untold:
+            self._untold.remove(index)
+            events.append(shape.delta(Delta(index, prompt_logprobs=choice.prompt_logprobs), self._running_usage()))
         if choice.finish_reason is not None:
             reads += reader.finish()
-        if shown and not reads:
+        if not reads and ids and (self._options.token_ids or any(logprob is not None for logprob in logprobs)):
             reads = [NOTHING]
-        for i, read in enumerate(reads):
-            delta = Delta(
-                index=choice.index,
-                read=read,
-                token_ids=ids if i == 0 else (),
-                logprobs=logprobs if i == 0 else (),
-            )
-            events.append(self.shape.delta(delta, self._running_usage()))
-        return events
+        for read in reads:
+            events.append(shape.delta(Delta(index, read, ids, logprobs), self._running_usage()))
+            ids, logprobs = [], []  # they stand beside the first
 
     def _whole(self, choice: Choice) -> Whole:
         reader = self._readers[choice.index]

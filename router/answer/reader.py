@@ -88,9 +88,11 @@ class ModelReader:
         reads = [Read(reasoning=reasoning)] if reasoning and self._show_reasoning else []
         if not text:
             return reads
-        begin, self._answer_length = self._answer_length, self._answer_length + len(text)
-        found = self._calls.feed(text) if self._calls is not None else [Read(text, span=(begin, self._answer_length))]
-        return reads + self._placed(found)
+        self._answer_length += len(text)
+        if self._calls is not None:
+            return reads + self._placed(self._calls.feed(text))
+        reads.append(Read(text, span=(self._length - len(text), self._length)))
+        return reads
 
     def _placed(self, reads: list[Read]) -> list[Read]:
         """In the output, not in the answer: that is the end of the output, once there is any."""

@@ -49,6 +49,8 @@ class ReasoningReader:
 
     def feed(self, text: str) -> tuple[str, str]:
         """More output; returns the reasoning and the answer that it makes clear."""
+        if self._stage is _Stage.DONE:
+            return "", text
         self._held += text
         if self._stage is _Stage.START:
             self._start()

@@ -45,7 +45,7 @@ class Read(NamedTuple):
 NOTHING = Read()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True)  # not frozen: that makes them slower, and there is one a token
 class Delta:
     """What has been added to a choice."""
 

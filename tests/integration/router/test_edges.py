@@ -240,7 +240,7 @@ async def test_heads_that_are_none() -> None:
             (("GET /health HTTP/1.1", "host: x", "a b: c"), 400),
             (("POST /health HTTP/1.1", "host: x", "content-length: -1"), 400),
             (("POST /health HTTP/1.1", "host: x", "content-length: 1", "content-length: 2"), 400),
-            (("POST /health HTTP/1.1", "host: x", "transfer-encoding: gzip"), 501),
+            (("POST /health HTTP/1.1", "host: x", "transfer-encoding: gzip"), 400),
         ):
             async with wire(router) as connection:
                 await connection.send(*lines)
@@ -297,6 +297,53 @@ async def test_connections_go_on_after_errors() -> None:
             await connection.send("GET /health HTTP/1.1", "host: x", "", "GET /version HTTP/1.1", "host: x")
             assert (await connection.answer()).json() == {"status": "ok"}
             assert "version" in (await connection.answer()).json()
+
+
+async def test_nonsense_behind_a_good_request() -> None:
+    """The request is answered, and the connection ends."""
+    async with system(says("ok")) as (router, (language,), _):
+        language.pace = asyncio.Semaphore(0)
+        async with wire(router) as connection:
+            await connection.post(GOOD)
+            await connection.write(b"nonsense\r\n\r\n")
+            await router.until(lambda: len(language.served) == 1)
+            await connection.write(b"more of it\r\n\r\n")
+            for _ in range(10):
+                language.pace.release()
+            assert (await connection.answer()).status_code == 200
+            assert await connection.ended()
+
+
+async def test_chunks_without_end() -> None:
+    """What surrounds the body is as bounded as the head."""
+    async with system(says("ok"), config=replace(CONFIG, max_header_bytes=4096)) as (router, _, _):
+        for start, more in ((b"1;a=", b"x" * 1000), (b"0\r\na: ", b"x" * 1000), (b"0\r\n", b"a: b\r\n" * 200)):
+            async with wire(router) as connection:
+                await connection.send(f"POST {CHAT} HTTP/1.1", "host: x", "transfer-encoding: chunked", body=start)
+                await router.until(lambda: router.metric("epd_requests_running") == 1)
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(10):
+                        await connection.write(more)
+                check_error(await connection.answer(), 431, "header_too_large")
+            await router.until(lambda: router.metric("epd_requests_running") == 0)
+        async with wire(router) as connection:
+            body = b"%x\r\n%b\r\n0\r\nhost: y\r\nx-request-id: z\r\n\r\n" % (len(GOOD), GOOD)
+            lines = (f"POST {CHAT} HTTP/1.1", "host: x", "transfer-encoding: chunked")
+            await connection.send(*lines, body=body)
+            response = await connection.answer()
+            assert (response.status_code, response.headers["x-request-id"] != "z") == (200, True)
+
+
+async def test_offers_to_speak_something_else() -> None:
+    """As Java's client makes them: they are not taken up."""
+    offer = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAARAAAAA")
+    async with system(says("ok")) as (router, _, _), wire(router) as connection:
+        await connection.post(GOOD, *offer)
+        assert (await connection.answer()).status_code == 200
+        await connection.send("GET /health HTTP/1.1", "host: x", *offer)
+        assert (await connection.answer()).status_code == 200
+        await connection.post(GOOD)
+        assert (await connection.answer()).status_code == 200
 
 
 async def test_a_body_that_does_not_come_to_an_end_ends_the_connection() -> None:

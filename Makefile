@@ -20,7 +20,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 endif
 
-.PHONY: help setup demo eval check test test-pythons test-clients test-mutation bench-clients proto lock clean
+.PHONY: help setup demo eval check test test-pythons test-clients test-mutation fuzz bench-clients proto lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ test-clients: $(STAMP) ## LangChain, LiteLLM, the Vercel AI SDK and others again
 
 test-mutation: $(STAMP) ## for each field of a request, a router that ignores it: some test has to notice (FIELDS="chat messages.system")
 	$(BIN)/python -m tests.mutation.run $(FIELDS)
+
+fuzz: $(STAMP) ## whatever the HTTP interface allows and forbids, against fakes (SECONDS=600; two minutes if not given)
+	@$(BIN)/python -m tests.fuzz.openapi $(if $(SECONDS),--seconds $(SECONDS))
 
 bench-clients: $(STAMP) ## load generators against a running system, a short run of each (LOADS="guidellm aiperf")
 	$(BIN)/python -m tests.clients.load $(LOADS)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from tests.environments import is_made, mark_made, prepare_python, run
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "clients"
@@ -39,7 +39,7 @@ class PythonClient:
         return ""
 
     def prepare(self) -> None:
-        prepare_python(self.name)
+        programs_of(self.name)
 
     def command(self, scenario: Path) -> list[str]:
         module = f"tests.clients.use_{self.name.replace('-', '_')}"
@@ -59,10 +59,10 @@ class JavaScriptClient:
     def prepare(self) -> None:
         folder = BUILD / "js"
         pins = HERE / "js" / "package-lock.json"
-        if not _is_made(folder, pins):
+        if not is_made(folder, pins):
             shutil.copytree(HERE / "js", folder, dirs_exist_ok=True)
-            _run("npm", "ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund")
-            _mark_made(folder, pins)
+            run("npm", "ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund")
+            mark_made(folder, pins)
         shutil.copytree(HERE / "js", folder, dirs_exist_ok=True)  # scripts find node_modules beside themselves only
 
     def command(self, scenario: Path) -> list[str]:
@@ -80,30 +80,6 @@ CLIENTS: tuple[Client, ...] = (
 )
 
 
-def prepare_python(name: str) -> Path:
-    """The folder of the programs of an environment with what <name>.txt pins.
-
-    Raises:
-        subprocess.CalledProcessError: the environment can't be made, say without a network.
-    """
-    folder, pins = BUILD / name, HERE / f"{name}.txt"
-    if not _is_made(folder, pins):
-        print(f"== setting up {name}", flush=True)
-        _run(sys.executable, "-m", "venv", "--clear", str(folder))
-        _run(str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--requirement", str(pins))
-        _mark_made(folder, pins)
-    return folder / "bin"
-
-
-def _is_made(folder: Path, pins: Path) -> bool:
-    """An interrupted installation is not, nor one of other versions."""
-    stamp = folder / "made-of"
-    return stamp.exists() and stamp.read_bytes() == pins.read_bytes()
-
-
-def _mark_made(folder: Path, pins: Path) -> None:
-    shutil.copy(pins, folder / "made-of")
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+def programs_of(name: str) -> Path:
+    """The folder of the programs of an environment with what <name>.txt pins; see `prepare_python`."""
+    return prepare_python(BUILD / name, HERE / f"{name}.txt")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.programs import demo_folder
-from tests.clients.environments import prepare_python
+from tests.clients.environments import programs_of
 from tests.serving import serving
 
 REQUESTS = 16
@@ -202,7 +202,7 @@ def main() -> int:
 
     programs: dict[str, str | None] = {}
     for name in arguments.generator or names:
-        programs[name] = shutil.which(arguments.vllm) if name == "vllm" else str(prepare_python(name) / name)
+        programs[name] = shutil.which(arguments.vllm) if name == "vllm" else str(programs_of(name) / name)
 
     with tempfile.TemporaryDirectory(prefix="epd-load-") as place:
         folder = Path(place)

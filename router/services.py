@@ -24,7 +24,8 @@ from router.media.files import LocalFiles
 from router.media.grids import GridMemory
 from router.media.loader import MediaLoader
 from router.metrics import RouterMetrics
-from router.workers import Workers
+from router.prompter import Prompter
+from router.threads import Threads
 
 METRICS = "metrics"  # folder in the shared one
 _GRAMMAR_THREADS = 2  # checking the largest takes a second
@@ -35,9 +36,10 @@ class Services:
     """See the module."""
 
     config: RouterConfig
-    workers: Workers  # for parsing, hashing, tokenizing
+    threads: Threads  # for parsing, hashing, tokenizing
     keys: Keys
     fleet: Fleet
+    prompter: Prompter
     dispatcher: Dispatcher
     metrics: RouterMetrics
     budget: ByteBudget
@@ -64,10 +66,10 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
     """
     metrics = RouterMetrics(shared / METRICS if shared is not None else None)
     fleet = Fleet(config)
-    workers = Workers(ThreadPoolExecutor(os.cpu_count() or 1, "work"))
-    waiters = Workers(ThreadPoolExecutor(config.media_fetches, "media"))  # for name servers and disks
-    grammars = Workers(grammar_threads("grammars", _GRAMMAR_THREADS))
-    files = LocalFiles(config.allowed_local_media_path, timeout=config.media_timeout_seconds, workers=waiters)
+    threads = Threads(ThreadPoolExecutor(os.cpu_count() or 1, "work"))
+    waiters = Threads(ThreadPoolExecutor(config.media_fetches, "media"))  # for name servers and disks
+    grammars = Threads(grammar_threads("grammars", _GRAMMAR_THREADS))
+    files = LocalFiles(config.allowed_local_media_path, timeout=config.media_timeout_seconds, threads=waiters)
     aliases = Aliases(shared / "aliases.sqlite" if shared is not None else None)
     fetcher = Fetcher(
         timeout=config.media_timeout_seconds,
@@ -77,15 +79,15 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
         resolver=HostResolver(waiters),
         allowed=_any_address if config.allow_private_media else is_public,
     )
-    loader = MediaLoader(config=config, fetcher=fetcher, files=files, aliases=aliases, fleet=fleet, workers=workers)
+    loader = MediaLoader(config=config, fetcher=fetcher, files=files, aliases=aliases, fleet=fleet, threads=threads)
+    prompter = Prompter(fleet=fleet, loader=loader, threads=threads, reasoning=config.reasoning == "auto")
     services = Services(
         config=config,
-        workers=workers,
+        threads=threads,
         keys=Keys(config.api_key, config.api_key_file),
         fleet=fleet,
-        dispatcher=Dispatcher(
-            fleet=fleet, loader=loader, workers=workers, grammars=grammars, reasoning=config.reasoning == "auto"
-        ),
+        prompter=prompter,
+        dispatcher=Dispatcher(prompter=prompter, grammars=grammars),
         metrics=metrics,
         budget=ByteBudget(config.media_budget_bytes, metrics.media_bytes),
         grids=GridMemory(),
@@ -102,7 +104,7 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
         await fetcher.close()
         waiters.close()
         grammars.close()
-        workers.close()
+        threads.close()
 
 
 def _any_address(address: IPAddress) -> bool:

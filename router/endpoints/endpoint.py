@@ -13,6 +13,7 @@ from router.generation.choice import Plan
 from router.generation.generation import Generation
 from router.media.budget import Hold
 from router.problems import Problem
+from router.prompter import Prompter
 
 
 class Asked(Protocol):
@@ -73,7 +74,7 @@ class PromptEndpoint(Protocol[RequestT]):
         """Parsed JSON, checked."""
 
     async def answer(
-        self, request: RequestT, dispatcher: Dispatcher, generation: Generation, *, salt: bytes, hold: Hold
+        self, request: RequestT, prompter: Prompter, generation: Generation, *, salt: bytes, hold: Hold
     ) -> dict[str, Any]:
         """The body of the answer. Raises as `Endpoint.plan` does."""
 

@@ -15,6 +15,7 @@ from router.generation.choice import Plan
 from router.generation.generation import Generation
 from router.media.budget import Hold
 from router.problems import Problem
+from router.prompter import Prompter
 
 
 class MessagesEndpoint:
@@ -56,9 +57,9 @@ class CountTokensEndpoint:
         return parse_count_request(body)
 
     async def answer(
-        self, request: CountRequest, dispatcher: Dispatcher, generation: Generation, *, salt: bytes, hold: Hold
+        self, request: CountRequest, prompter: Prompter, generation: Generation, *, salt: bytes, hold: Hold
     ) -> dict[str, Any]:
-        routed = await dispatcher.conversation(request.chat, generation, salt=salt, hold=hold)
+        routed = await prompter.conversation(request.chat, generation, salt=salt, hold=hold)
         return {"input_tokens": len(routed.prompt.ids)}
 
     def problem(self, problem: Problem, request_id: str) -> bytes:

@@ -12,10 +12,10 @@ from router.api.tokens import (
     parse_detokenize_request,
     parse_tokenize_request,
 )
-from router.dispatcher import Dispatcher
 from router.generation.generation import Generation
 from router.media.budget import Hold
 from router.problems import Problem
+from router.prompter import Prompter
 
 
 class TokenizeEndpoint:
@@ -27,18 +27,19 @@ class TokenizeEndpoint:
         return parse_tokenize_request(body)
 
     async def answer(
-        self, request: TokenizeRequest, dispatcher: Dispatcher, generation: Generation, *, salt: bytes, hold: Hold
+        self, request: TokenizeRequest, prompter: Prompter, generation: Generation, *, salt: bytes, hold: Hold
     ) -> dict[str, Any]:
         if request.prompt is not None:
             special = request.add_special_tokens is not False
-            (ids,) = await dispatcher.raw({"prompt": request.prompt}, generation, add_special_tokens=special)
+            prompts = {"prompt": request.prompt}
+            (routed,) = await prompter.raw(prompts, generation, salt=salt, add_special_tokens=special)
         else:
-            routed = await dispatcher.conversation(request.chat, generation, salt=salt, hold=hold)
-            ids = routed.prompt.ids
-        name = dispatcher.model.tokenizer.id_to_token
+            routed = await prompter.conversation(request.chat, generation, salt=salt, hold=hold)
+        ids = routed.prompt.ids
+        name = prompter.model.tokenizer.id_to_token
         return {
             "count": len(ids),
-            "max_model_len": dispatcher.max_model_len,
+            "max_model_len": prompter.max_model_len,
             "tokens": ids,
             "token_strs": [name(token) for token in ids] if request.return_token_strs else None,
         }
@@ -56,9 +57,9 @@ class DetokenizeEndpoint:
         return parse_detokenize_request(body)
 
     async def answer(
-        self, request: DetokenizeRequest, dispatcher: Dispatcher, generation: Generation, *, salt: bytes, hold: Hold
+        self, request: DetokenizeRequest, prompter: Prompter, generation: Generation, *, salt: bytes, hold: Hold
     ) -> dict[str, Any]:
-        model = dispatcher.model
+        model = prompter.model
         if (largest := max(request.tokens, default=0)) >= model.info.vocab_size:
             message = f"tokens: there is no token {largest}; the model has {model.info.vocab_size} tokens"
             raise Problem(400, message, param="tokens")

@@ -107,12 +107,12 @@ class Exchange(Response, Generic[RequestT]):
         stack.callback(watcher.cancel)
         headers = services.unknown_fields.note(parsed.ignored)
         self._paths = parsed.paths  # what comes from here on speaks of the request as it was translated
-        endpoint, dispatcher = self._endpoint, services.dispatcher
+        endpoint = self._endpoint
         if isinstance(endpoint, PromptEndpoint):
-            shown = await endpoint.answer(request, dispatcher, generation, salt=salt, hold=hold)
+            shown = await endpoint.answer(request, services.prompter, generation, salt=salt, hold=hold)
             await _respond(send, 200, {**headers, "content-type": "application/json"}, _dump(shown))
             return 200
-        plans = await endpoint.plan(request, dispatcher, generation, salt=salt, hold=hold)
+        plans = await endpoint.plan(request, services.dispatcher, generation, salt=salt, hold=hold)
         answer = self._answer(endpoint, request, generation, plans)
         streams = request.stream
         # The media live on as bytes; what they were sent in is not needed any more.
@@ -153,7 +153,7 @@ class Exchange(Response, Generic[RequestT]):
         def parse() -> Parsed[RequestT]:
             return self._endpoint.parse(parse_json(body), max_choices=self._services.config.max_choices)
 
-        return await self._services.workers.run(parse) if len(body) >= _THREAD_BYTES else parse()
+        return await self._services.threads.run(parse) if len(body) >= _THREAD_BYTES else parse()
 
     def _check_model(self, name: str | None) -> None:
         names = self._services.model_names

@@ -17,7 +17,7 @@ import httpx
 
 from common.errors import BadMediaError
 from router.media.budget import Hold
-from router.workers import Workers
+from router.threads import Threads
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -43,15 +43,15 @@ def is_public(address: IPAddress) -> bool:
 
 class HostResolver:
     """Args:
-    workers: who do nothing else: strangers' names may take them as long as they like.
+    threads: that do nothing else: strangers' names may take them as long as they like.
     """
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
 
     async def __call__(self, host: str, port: int) -> list[IPAddress]:
         """All addresses of a host name or literal. Raises OSError if there are none."""
-        found = await self._workers.run(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        found = await self._threads.run(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
 
 

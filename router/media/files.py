@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from common.errors import BadMediaError
 from router.media.budget import Hold
-from router.workers import Workers
+from router.threads import Threads
 
 _OUTSIDE = "its file is not in the folder that this server reads from"
 
@@ -22,13 +22,13 @@ class LocalFiles:
     Args:
         root: the folder; None: no files are read.
         timeout: seconds for one file.
-        workers: who do nothing else: a network's disk may take them as long as it likes.
+        threads: that do nothing else: a network's disk may take them as long as it likes.
     """
 
-    def __init__(self, root: Path | None, *, timeout: float, workers: Workers) -> None:
+    def __init__(self, root: Path | None, *, timeout: float, threads: Threads) -> None:
         self._root = root.resolve() if root is not None else None
         self._timeout = timeout
-        self._workers = workers
+        self._threads = threads
 
     async def read(self, url: str, *, limit: int, hold: Hold) -> bytes:
         """The file at `url`, of at most `limit` bytes, which are added to `hold`.
@@ -42,12 +42,12 @@ class LocalFiles:
             raise BadMediaError("this server does not read local files (--allowed-local-media-path)")
         try:
             async with asyncio.timeout(self._timeout):
-                file, size = await self._workers.run(lambda: _open(root, _path_of(url)))
+                file, size = await self._threads.run(lambda: _open(root, _path_of(url)))
                 with file:
                     if size > limit:
                         raise BadMediaError(f"it has more than the {limit} bytes that are allowed")
                     hold.add(size)
-                    body = await self._workers.run(lambda: file.read(size))
+                    body = await self._threads.run(lambda: file.read(size))
         except TimeoutError:
             raise BadMediaError(f"reading its file took longer than {self._timeout:g} s") from None
         except OSError as error:

@@ -21,7 +21,7 @@ from router.media.budget import Hold
 from router.media.fetch import Fetcher
 from router.media.files import LocalFiles
 from router.problems import ItemError, MediaUnknownError
-from router.workers import Workers
+from router.threads import Threads
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class MediaLoader:
     files: for "file:".
     aliases: what `uuid`s stand for.
     fleet: for what the keys depend on.
-    workers: for hashing and decoding what is large.
+    threads: for hashing and decoding what is large.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class MediaLoader:
         files: LocalFiles,
         aliases: Aliases,
         fleet: Fleet,
-        workers: Workers,
+        threads: Threads,
     ) -> None:
         self._config = config
         self._fetcher = fetcher
         self._files = files
         self._aliases = aliases
         self._fleet = fleet
-        self._workers = workers
+        self._threads = threads
 
     def check_counts(self, refs: Sequence[MediaRef]) -> None:
         """Raises InvalidRequestError or ItemError if there are more media than allowed, or any without vision."""
@@ -136,7 +136,7 @@ class MediaLoader:
             raise ItemError(error, ref.param) from None
         sizes = tuple(map(len, parts))
         large = sum(sizes) >= _THREAD_BYTES
-        digest = await self._workers.run(lambda: media_digest(parts)) if large else media_digest(parts)
+        digest = await self._threads.run(lambda: media_digest(parts)) if large else media_digest(parts)
         return self._item(ref, salt, ref.kind, ref.options, digest, sizes, parts)
 
     def _item(
@@ -168,7 +168,7 @@ class MediaLoader:
             # room for what the text holds at most, before it is decoded
             hold.add(len(url))
             content_type, body = (
-                await self._workers.run(lambda: decode_data_uri(url, limit))
+                await self._threads.run(lambda: decode_data_uri(url, limit))
                 if len(url) >= _THREAD_BYTES
                 else decode_data_uri(url, limit)
             )

@@ -14,7 +14,7 @@ from prometheus_client import Gauge
 from common.errors import BadMediaError, OverloadedError
 from router.media.budget import ByteBudget, Hold
 from router.media.fetch import Fetcher, HostResolver, IPAddress, is_public
-from router.workers import Workers
+from router.threads import Threads
 from tests.integration.router.web import BODY, Web, web_server
 
 T = TypeVar("T")
@@ -222,7 +222,7 @@ async def test_slow_names_keep_nobody_else_waiting() -> None:
     entered = threading.Semaphore(0)
     leave = threading.Event()
 
-    class Slow(Workers):
+    class Slow(Threads):
         async def run(self, work: Callable[[], T]) -> T:
             def slowly() -> T:
                 entered.release()
@@ -231,8 +231,8 @@ async def test_slow_names_keep_nobody_else_waiting() -> None:
 
             return await super().run(slowly)
 
-    workers = Slow(ThreadPoolExecutor(2, "names"))
-    resolve = HostResolver(workers)
+    threads = Slow(ThreadPoolExecutor(2, "names"))
+    resolve = HostResolver(threads)
     looking = [asyncio.create_task(resolve("127.0.0.1", 80)) for _ in range(40)]
     try:
         assert await asyncio.wait_for(asyncio.to_thread(entered.acquire, timeout=5), 5)
@@ -240,4 +240,4 @@ async def test_slow_names_keep_nobody_else_waiting() -> None:
     finally:
         leave.set()
     assert await asyncio.gather(*looking) == [[ipaddress.ip_address("127.0.0.1")]] * 40
-    workers.close()
+    threads.close()

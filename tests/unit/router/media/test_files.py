@@ -14,12 +14,12 @@ from prometheus_client import Gauge
 from common.errors import BadMediaError, OverloadedError
 from router.media.budget import ByteBudget, Hold
 from router.media.files import LocalFiles
-from router.workers import Workers
+from router.threads import Threads
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
-    with closing(Workers(ThreadPoolExecutor(1, "files"))) as made:
+def threads() -> Iterator[Threads]:
+    with closing(Threads(ThreadPoolExecutor(1, "files"))) as made:
         yield made
 
 
@@ -45,9 +45,9 @@ def hold(capacity: int = 1 << 20) -> Hold:
     return Hold(ByteBudget(capacity, Gauge("bytes", "", registry=None)))
 
 
-async def test_what_may_be_read(root: Path, workers: Workers) -> None:
+async def test_what_may_be_read(root: Path, threads: Threads) -> None:
     budget = ByteBudget(100, Gauge("bytes", "", registry=None))
-    files = LocalFiles(root, timeout=5.0, workers=workers)
+    files = LocalFiles(root, timeout=5.0, threads=threads)
     for path, body in (
         (f"{root}/a%20b%23.png", b"image"),
         (f"{root}/inner/deep.png", b"deep"),
@@ -85,25 +85,25 @@ async def test_what_may_be_read(root: Path, workers: Workers) -> None:
         ("file://[{root}/x", "valid"),
     ],
 )
-async def test_what_may_not(root: Path, workers: Workers, url: str, reason: str) -> None:
-    files = LocalFiles(root, timeout=5.0, workers=workers)
+async def test_what_may_not(root: Path, threads: Threads, url: str, reason: str) -> None:
+    files = LocalFiles(root, timeout=5.0, threads=threads)
     with pytest.raises(BadMediaError, match=reason) as refused:
         await files.read(url.format(root=root), limit=1000, hold=hold())
     assert "secret" not in refused.value.message
 
 
-async def test_limits(root: Path, workers: Workers) -> None:
-    files = LocalFiles(root, timeout=5.0, workers=workers)
+async def test_limits(root: Path, threads: Threads) -> None:
+    files = LocalFiles(root, timeout=5.0, threads=threads)
     with pytest.raises(BadMediaError, match="3 bytes"):
         await files.read(f"file://{root}/link.png", limit=3, hold=hold())
     with pytest.raises(OverloadedError):
         await files.read(f"file://{root}/link.png", limit=100, hold=hold(3))
 
 
-async def test_a_disk_that_does_not_answer(root: Path, workers: Workers) -> None:
-    files = LocalFiles(root, timeout=0.05, workers=workers)
+async def test_a_disk_that_does_not_answer(root: Path, threads: Threads) -> None:
+    files = LocalFiles(root, timeout=0.05, threads=threads)
     began, answers = threading.Event(), threading.Event()
-    stalled = asyncio.create_task(workers.run(lambda: began.set() or answers.wait(10)))
+    stalled = asyncio.create_task(threads.run(lambda: began.set() or answers.wait(10)))
     await asyncio.to_thread(began.wait)
     with pytest.raises(BadMediaError, match="longer than"):
         await files.read(f"file://{root}/link.png", limit=100, hold=hold())
@@ -111,6 +111,6 @@ async def test_a_disk_that_does_not_answer(root: Path, workers: Workers) -> None
     await stalled
 
 
-async def test_without_a_folder(workers: Workers) -> None:
+async def test_without_a_folder(threads: Threads) -> None:
     with pytest.raises(BadMediaError, match="does not read local files"):
-        await LocalFiles(None, timeout=5.0, workers=workers).read("file:///etc/passwd", limit=1, hold=hold())
+        await LocalFiles(None, timeout=5.0, threads=threads).read("file:///etc/passwd", limit=1, hold=hold())

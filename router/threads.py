@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Workers:
+class Threads:
     """A bounded number of threads for one kind of work: however slow it is, it keeps only its own kind waiting.
 
     Args:

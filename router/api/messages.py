@@ -111,7 +111,7 @@ AssistantContent = Annotated[
 
 
 class AssistantMessage(RequestModel):
-    """Reasoning has two names, as in answers."""
+    """Reasoning has two names, as in answers. `provider_specific_fields` is LiteLLM's, which sends back what it added."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None
@@ -119,6 +119,7 @@ class AssistantMessage(RequestModel):
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: Annotated[Entries[ToolCall], Field(default_factory=list)]
+    provider_specific_fields: Any = None
 
 
 class ToolMessage(RequestModel):

@@ -36,6 +36,7 @@ TIMEOUT = 300.0  # seconds for one mutant: a test that hangs has noticed somethi
 # Fields that change nothing, and are not meant to.
 INERT = {
     "*.cache_control": "prefixes are cached anyway",
+    "*.AssistantMessage.provider_specific_fields": "of LiteLLM, for providers that know them",
     "completions.best_of": "refused, but for as many as n",
     "*.JsonSchema.description": "a grammar has no place for it",
     "messages.Thinking.budget_tokens": "a hint that nothing enforces",

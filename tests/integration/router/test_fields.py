@@ -147,3 +147,7 @@ async def test_strict_fields() -> None:
         assert (response.status_code, error["param"]) == (400, "messages[0].stripes")
         assert error["code"] == "unknown_parameter"
         assert len(language.served) == 1
+        own = [{"role": "assistant", "content": "a", "provider_specific_fields": {"refusal": None}}]  # of LiteLLM
+        asked = {"role": "user", "content": "b"}
+        response = await router.client.post("/v1/chat/completions", json={"messages": [*own, asked]})
+        assert (response.status_code, "x-ignored-fields" in response.headers) == (200, False)

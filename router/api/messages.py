@@ -111,7 +111,7 @@ AssistantContent = Annotated[
 
 
 class AssistantMessage(RequestModel):
-    """Reasoning has two names, as in answers. `provider_specific_fields` is LiteLLM's, which sends back what it added."""
+    """Reasoning has two names, as in answers. `provider_specific_fields` is what LiteLLM added to those."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None

@@ -1,0 +1,38 @@
+"""`epd serve` with the demo's checkpoint, which sees: answers that a person can check, through all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from anthropic import Anthropic
+from anthropic import DefaultHttpxClient as AnthropicHttpClient
+from openai import DefaultHttpxClient, OpenAI
+
+from deploy.programs import demo_folder
+from tests.serving import TIMEOUT, Served, serving
+
+
+@pytest.fixture(scope="session")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """In float32, in which answers are the reference's to the token."""
+    folder = tmp_path_factory.mktemp("seeing")
+    options = ["--dtype", "float32", "--served-model-name", "demo", "--kv-cache-bytes", "64MiB"]
+    with serving(demo_folder() / "model", folder / "state.json", *options) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def client(seeing: Served) -> Iterator[OpenAI]:
+    http = DefaultHttpxClient(trust_env=False)
+    with OpenAI(
+        base_url=f"{seeing.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT, http_client=http
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def claude(seeing: Served) -> Iterator[Anthropic]:
+    http = AnthropicHttpClient(trust_env=False)
+    with Anthropic(base_url=seeing.url, api_key="none", max_retries=0, timeout=TIMEOUT, http_client=http) as client:
+        yield client

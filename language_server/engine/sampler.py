@@ -13,6 +13,7 @@ import torch
 import xxhash
 
 from common.errors import EPDError, InternalError, InvalidRequestError
+from language_server.engine.distribution import likeliest, token_at
 from language_server.engine.grammar_masks import GrammarMasks
 from language_server.engine.logits_rules import RowRules, apply_rules
 from language_server.engine.request import Request
@@ -62,31 +63,22 @@ class Sampler:
         return draws
 
     def _draw(self, logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
-        """Inverse transform sampling from what temperature, top-k, top-p and min-p leave, in that order. [R].
-
-        Over the tokens in order of their ids: there rounding, which differs from batch to batch, only moves the
-        borders between tokens by as little as itself. In order of probability it would swap nearly equal ones.
-        """
+        """A token of what temperature, top-k, top-p and min-p leave, in that order. [R]."""
         params = [request.sampling for request in requests]
         column = _Columns(params, device=logits.device)
         # The maximum first: a low temperature would make infinities of logits that are not below it.
         logits = logits - logits.max(dim=-1, keepdim=True).values
         probabilities = torch.softmax(logits / column("temperature"), dim=-1)
-        if sorting := [row for row, p in enumerate(params) if p.top_k or p.top_p < 1]:
-            rows = torch.tensor(sorting, device=logits.device)
-            probabilities[rows] = _likeliest(probabilities[rows], column("top_k")[rows], column("top_p")[rows])
+        if filtered := [row for row, p in enumerate(params) if p.top_k or p.top_p < 1]:
+            rows = torch.tensor(filtered, device=logits.device)
+            probabilities[rows] = likeliest(probabilities[rows], column("top_k")[rows], column("top_p")[rows])
         if any(p.min_p for p in params):
             least = column("min_p") * probabilities.max(dim=-1, keepdim=True).values
             probabilities = probabilities.where(probabilities >= least, 0.0)
         draws = [
             uniform(p.seed, p.choice, len(request.output_ids)) for p, request in zip(params, requests, strict=True)
         ]
-        cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-        total = cumulative[:, -1:]
-        target = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None] * total
-        # Rounding may put the target at the very end, where no token is.
-        target = torch.minimum(target, total.nextafter(torch.zeros_like(total)))
-        return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+        return token_at(probabilities, torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None])
 
 
 def _row_rules(row: int, request: Request) -> RowRules:
@@ -103,22 +95,6 @@ def _no_token(best: float, request: Request) -> EPDError:
     if best == -math.inf and exclusions:
         return InvalidRequestError(f"{' and '.join(exclusions)} leave no token that may come next")
     return InternalError("the model gave no usable probabilities for the next token")
-
-
-def _likeliest(probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """What top-k, then top-p leave of probabilities [R, vocab]; the rest is 0.
-
-    Args:
-        top_k: [R, 1]; 0: off.
-        top_p: [R, 1] of what top-k leaves; 1: off.
-    """
-    descending, ids = probabilities.sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(probabilities.shape[-1], device=probabilities.device)
-    descending = descending.where((top_k == 0) | (rank < top_k), 0.0)
-    total = descending.sum(dim=-1, keepdim=True)
-    before = descending.cumsum(dim=-1) - descending
-    descending = descending.where((before < top_p * total) | (rank == 0), 0.0)
-    return torch.zeros_like(probabilities).scatter_(-1, ids, descending)
 
 
 class _Columns:

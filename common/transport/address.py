@@ -37,16 +37,20 @@ def advertised(listen: str, advertise: str, port: int) -> str:
 
     Args:
         listen: "host:port" that is bound; the host says on which interface.
-        advertise: "host", "host:port", or "" for the listening host.
+        advertise: "host", "host:port", or "" for the listening host; for a server that listens on every interface, the
+            address that this machine's own name has, which is right in containers and pods.
         port: that was really bound; it takes the place of a missing one or of port 0.
 
     Raises:
-        ValueError: the server listens on every interface and no host is given to advertise.
+        ValueError: the server listens on every interface, no host is given to advertise, and this machine's own name
+            has no address that others could reach.
     """
     if not advertise:
         host = split_address(listen)[0]
         if host in ("0.0.0.0", "::", "*"):  # noqa: S104  (compared, not bound)
-            raise ValueError(f"listening on {listen} needs an address to advertise that others can reach")
+            host = _own_address()
+            if is_loopback(host):
+                raise ValueError(f"listening on {listen} needs an address to advertise that others can reach")
         return join(host, port)
     if advertise.startswith("[") and advertise.endswith("]"):
         return join(advertise[1:-1], port)
@@ -54,3 +58,11 @@ def advertised(listen: str, advertise: str, port: int) -> str:
         return join(advertise, port)
     host, given = split_address(advertise)
     return join(host, given or port)
+
+
+def _own_address() -> str:
+    """Of this machine by its own name; loopback if that is all it has."""
+    try:
+        return resolve(socket.gethostname())
+    except OSError:
+        return "127.0.0.1"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from common.transport.address import advertised, is_loopback, join, resolve
@@ -41,9 +43,14 @@ def test_advertised(listen: str, advertise: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:9003", ":9003", "[::]:9003"])
-def test_nobody_can_connect_to_every_interface(listen: str) -> None:
-    with pytest.raises(ValueError, match="needs an address to advertise"):
-        advertised(listen, "", 9003)
+def test_nobody_can_connect_to_every_interface(listen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's name has an address; many machines' own name has only loopback."""
+    for name in ("localhost", "no-such-name.invalid"):
+        monkeypatch.setattr(socket, "gethostname", lambda name=name: name)
+        with pytest.raises(ValueError, match="needs an address to advertise"):
+            advertised(listen, "", 9003)
+    monkeypatch.setattr(socket, "gethostname", lambda: "172.18.0.4")
+    assert advertised(listen, "", 9003) == "172.18.0.4:9003"
 
 
 def test_join_and_resolve() -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from common import __version__
@@ -18,6 +19,8 @@ from common.logs import setup_logging
 from deploy.programs import FAKES, PROGRAMS, Program, demo_folder
 
 log = logging.getLogger(__name__)
+
+_DEMO = "demo"  # as a model: the checkpoint that comes with this package
 
 
 def overview() -> str:
@@ -41,12 +44,20 @@ def run(role: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """
     program, argv, environ = _select(role, argv, environ)
     config: Any = parse(program.config_class(), role, argv, environ)
-    if program is FAKES.get(role) and config.model is None:
-        config = replace(config, model=demo_folder() / "model")
+    config = _with_demo(config, is_fake=program is FAKES.get(role))
     serve = program.serve_function()
     setup_logging(role, config.log_level, config.log_format)
     log.info("epd %s %s: %s", role, __version__, describe(config))
     return asyncio.run(serve(config))
+
+
+def _with_demo(config: Any, *, is_fake: bool) -> Any:
+    """The model "demo" is the demo's checkpoint, unless there is such a folder here; fakes take it by default."""
+    model = getattr(config, "model", None)
+    if (model is None and is_fake) or (str(model) == _DEMO and not Path(_DEMO).exists()):
+        folder = demo_folder() / "model"
+        return replace(config, model=folder if is_fake else str(folder))
+    return config
 
 
 def _select(

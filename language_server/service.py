@@ -276,8 +276,9 @@ def _engine_options(config: LanguageConfig, model_dir: str) -> EngineOptions:
 
 
 def _base_name(model: str) -> str:
-    """Of a directory, also of ".", or of a hub id."""
-    return Path(model).absolute().name
+    """Of a directory, also of ".", or of a hub id. For "NAME/model" it is NAME, which says more."""
+    path = Path(model).absolute()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def _host(address: str | None) -> str:

@@ -1,39 +1,29 @@
-"""HTTP/1.1 on a connection: uvicorn's, with bounds on heads, and answers of ours to what is no request."""
+"""HTTP/1.1 on a connection: uvicorn's, with answers of ours to what is no request."""
 
 from __future__ import annotations
 
 import asyncio
+import http
+import sys
 
-import httptools
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
+import h11
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from router.problems import Problem
 
-_TOO_LARGE = Problem(431, "the header of the request is too large", code="header_too_large")
-_FRAMING = (b"content-length", b"transfer-encoding")
-_INVALID = Problem(400, "this is not a valid HTTP request", code="invalid_http")
+_PROBLEMS = {
+    431: ("the header of the request is too large", "header_too_large"),
+    501: ("this transfer encoding is not known here", "invalid_http"),
+}
+_INVALID = ("this is not a valid HTTP request", "invalid_http")
 
 
-class Protocol(HttpToolsProtocol):
-    """One connection.
-
-    What the parser keeps for itself (a head, a trailer, the size of a chunk that does not end) is at most as large as a
-    head may be, and 256 KiB, as much as comes at a time.
-    """
+class Protocol(H11Protocol):
+    """One connection."""
 
     head_timeout = 20.0  # seconds for a request's line and header; whoever is slower is cut off
-
-    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, object], **options: object):
-        super().__init__(config, server_state, app_state, **options)  # type: ignore[arg-type]
-        # uvicorn passes the limit on only to its other implementation, whose name it has
-        self._max_head_bytes = config.h11_max_incomplete_event_size or 0
-        self._undigested = 0  # bytes that came since the parser last had something whole, or a piece of a body
-        self._in_head = False
-        self._head_is_known = False  # the parser repeats one
-        self._refused = False  # nothing that still comes is looked at
-        self._head_timer: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -43,93 +33,34 @@ class Protocol(HttpToolsProtocol):
         self._stop_watching()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        self._unset_keepalive_if_required()
-        self._undigested += len(data)
-        try:
-            self._feed(data)
-        except httptools.HttpParserError:
-            self._refuse(_INVALID)
-        if self._undigested > self._max_head_bytes and not self._refused:
-            self._refuse(_TOO_LARGE)
+    def handle_events(self) -> None:
+        super().handle_events()
+        if type(self.cycle) is RequestResponseCycle:
+            self.cycle.__class__ = _Cycle  # uvicorn has no place to name another; its task has not begun yet
         self._watch_head()
 
-    def _feed(self, data: bytes) -> None:
-        """To the parser, which believes that after a head with an offer to speak another protocol that one begins.
-
-        Some clients make the offer with every request (Java's own does, of HTTP/2). Not to take it up is an answer:
-        another parser goes on behind the head.
-        """
-        while data:
-            try:
-                self.parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                (behind_head,) = upgrade.args
-                data = data[behind_head:]
-            framing = [b"%b: %b\r\n" % field for field in self.headers if field[0] in _FRAMING]
-            self.parser = httptools.HttpRequestParser(self)
-            self._head_is_known = True
-            self.parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
-
-    # -- what the parser finds ---------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        if not self._head_is_known:
-            self._in_head = True
-            super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        if not self._head_is_known:
-            super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # else it is known, or a trailer's, which nobody wants
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        if self._head_is_known:
-            self._head_is_known = False
-            return
-        self._in_head = False
-        self._undigested = 0
-        if self.parser.get_http_version() == "1.1" and all(name != b"host" for name, _ in self.headers):
-            raise httptools.HttpParserError("there is no Host")  # RFC 9112, 3.2
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._undigested = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        if self.parser.should_upgrade():
-            return  # only the head is
-        self._undigested = 0
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._watch_head()  # of a request that came while another was answered
-
-    # -- who is too slow, too large or makes no sense ----------------------------------------------------------------
-
-    def _refuse(self, problem: Problem) -> None:
-        """The last answer on this connection, unless one is under way."""
-        self._refused = True
+    def send_400_response(self, msg: str) -> None:
+        """In the shape of all other errors, and with the status that h11 gives what it met."""
         self._stop_watching()
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body and not self.pipeline:  # it was all right: it is answered, what follows is not
-                cycle.keep_alive = False
-                return
-            if cycle.response_started or self.pipeline:
-                self.transport.close()
-                return
-        body = problem.body()
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[problem.status] + head + body)
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is under way
+            self.transport.close()
+            return
+        error = sys.exception()
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        message, code = _PROBLEMS.get(status, _INVALID)
+        body = Problem(status, message, code=code).body()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        reason = http.HTTPStatus(status).phrase.encode()
+        for event in (
+            h11.Response(status_code=status, headers=headers, reason=reason),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
     def _watch_head(self) -> None:
@@ -137,8 +68,8 @@ class Protocol(HttpToolsProtocol):
 
         Not between two requests: a connection that is not used may stay open for as long as uvicorn lets it.
         """
-        is_idle = self.cycle is None or (self.cycle.response_complete and self._in_head)
-        if self._refused or not is_idle:
+        is_due = self.cycle is None or bool(self.conn.trailing_data[0])
+        if self.conn.their_state is not h11.IDLE or not is_due:
             self._stop_watching()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_timeout, self.transport.close)
@@ -147,3 +78,33 @@ class Protocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class _Cycle(RequestResponseCycle):
+    """A request and its answer, whose events take a third less CPU time to send.
+
+    h11 looks at every piece of a body and changes no state over it until the last one. So in a chunked answer only that
+    one, and whatever is out of the ordinary, goes through h11.
+    """
+
+    _is_chunked = False
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            sizes = {b"content-length", b"transfer-encoding"}
+            self._is_chunked = (
+                self.scope["http_version"] == "1.1"
+                and self.scope["method"] != "HEAD"
+                and message["status"] not in (204, 304)
+                and not any(name.lower() in sizes for name, _ in message.get("headers", []))
+            )
+        elif (
+            self._is_chunked
+            and message["type"] == "http.response.body"
+            and message.get("more_body")
+            and not (self.response_complete or self.disconnected or self.flow.write_paused)
+        ):
+            if body := message.get("body"):
+                self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            return
+        await super().send(message)

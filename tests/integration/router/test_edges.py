@@ -240,7 +240,7 @@ async def test_heads_that_are_none() -> None:
             (("GET /health HTTP/1.1", "host: x", "a b: c"), 400),
             (("POST /health HTTP/1.1", "host: x", "content-length: -1"), 400),
             (("POST /health HTTP/1.1", "host: x", "content-length: 1", "content-length: 2"), 400),
-            (("POST /health HTTP/1.1", "host: x", "transfer-encoding: gzip"), 400),
+            (("POST /health HTTP/1.1", "host: x", "transfer-encoding: gzip"), 501),
         ):
             async with wire(router) as connection:
                 await connection.send(*lines)
@@ -300,7 +300,7 @@ async def test_connections_go_on_after_errors() -> None:
 
 
 async def test_nonsense_behind_a_good_request() -> None:
-    """The request is answered, and the connection ends."""
+    """The request is answered, then the nonsense, and the connection ends."""
     async with system(says("ok")) as (router, (language,), _):
         language.pace = asyncio.Semaphore(0)
         async with wire(router) as connection:
@@ -311,6 +311,7 @@ async def test_nonsense_behind_a_good_request() -> None:
             for _ in range(10):
                 language.pace.release()
             assert (await connection.answer()).status_code == 200
+            check_error(await connection.answer(), 400, "invalid_http")
             assert await connection.ended()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from random import Random
 
 from deploy.demo.scenes.question import Kind, Question
 from deploy.demo.scenes.scene import SHAPES, Box, Clip, Scene, Thing
 
 _APART = 0.12  # of a side: what is left of something else is so by this much
+_NOT_LEVEL = 0.05  # of the height
 _LARGER = 1.25  # of two radii, so that nobody has to measure
 # Name of a place -> its middle, in fractions of width and height
 _PLACES = {
@@ -54,6 +56,15 @@ def ask_about_clip(clip: Clip, rng: Random) -> Question:
     return Question(kind="motion", text=text, answer=f"It moves {clip.way}.")
 
 
+def ask_from_top(scene: Scene, rng: Random) -> Question | None:
+    """For a description from top to bottom; None if two things are about as high."""
+    things = sorted(scene.things, key=lambda thing: thing.y)
+    if any(low.y - high.y < _NOT_LEVEL * scene.height for high, low in pairwise(things)):
+        return None
+    text = rng.choice(("Describe the picture from top to bottom.", "What is in this image, from top to bottom?"))
+    return Question(kind="description", text=text, answer=_listed(things))
+
+
 def box_text(box: Box) -> str:
     """The answer to a question for a place, in the form that Qwen3-VL uses."""
     return f'{{"bbox_2d": [{box[0]}, {box[1]}, {box[2]}, {box[3]}]}}'
@@ -61,7 +72,11 @@ def box_text(box: Box) -> str:
 
 def describe(things: Sequence[Thing]) -> str:
     """All things from left to right."""
-    names = [_a(thing.name) for thing in sorted(things, key=lambda thing: thing.x)]
+    return _listed(sorted(things, key=lambda thing: thing.x))
+
+
+def _listed(things: Sequence[Thing]) -> str:
+    names = [_a(thing.name) for thing in things]
     if len(names) == 1:
         return f"There is {names[0]}."
     return f"There are {len(names)} objects: {', '.join(names[:-1])} and {names[-1]}."

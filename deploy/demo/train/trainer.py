@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, Qwen3VLMoeForConditionalGeneration
 
 from deploy.demo.train.batch import Batch, make_batch
-from deploy.demo.train.curriculum import draw_cases, fault_share, hint_weight, stage_at
+from deploy.demo.train.curriculum import draw_cases
 from deploy.demo.train.export import export
 from deploy.demo.train.faults import random_faults
 from deploy.demo.train.filters import cosine_filters
@@ -23,6 +23,8 @@ from deploy.demo.train.loss import Scores, run_batch, run_pictures
 from deploy.demo.train.optimizer import Optimizer
 from deploy.demo.train.pictures import Pictures, render
 from deploy.demo.train.rendering import Renderer
+from deploy.demo.train.schedules import fault_share, hint_weight, rate
+from deploy.demo.train.stages import TOTAL_STEPS, stage_at
 from deploy.demo.train.state import Progress, load, save
 
 _EMBEDDING_DEVIATION = 0.07
@@ -48,11 +50,9 @@ class TrainConfig:
 
     model_files: Path
     out: Path
-    steps: int = 4500
+    steps: int = TOTAL_STEPS
     seed: int = 0
     learning_rate: float = 3e-3
-    warmup: float = 0.02
-    final_rate: float = 0.02
     weight_decay: float = 0.05
     clip: float = 1.0
     report_every: int = 50
@@ -116,9 +116,8 @@ class Trainer:
 
     def batch(self, step: int) -> Batch | Pictures:
         """What step number `step` learns from: pictures alone as long as nothing is asked."""
-        progress = step / self._config.steps
         rng = Random(f"{self._config.seed}/{step}")
-        stage = stage_at(progress)
+        stage = stage_at(self._at(step))
         if self._config.samples is not None:
             stage = replace(stage, samples=self._config.samples)
         cases = draw_cases(rng, stage)
@@ -127,8 +126,12 @@ class Trainer:
             assert pictures is not None, "a stage without questions has pictures only"
             return pictures
         seen = bool(cases[0].scenes)
-        faults = random_faults(rng, len(cases), fault_share(progress) if seen else 0.0, self._levels)
+        faults = random_faults(rng, len(cases), fault_share(self._at(step)) if seen else 0.0, self._levels)
         return make_batch(self._renderer, cases, faults)
+
+    def _at(self, step: int) -> float:
+        """The step of a training of `TOTAL_STEPS` that step number `step` of this one corresponds to."""
+        return step * TOTAL_STEPS / self._config.steps
 
     def _step(self) -> None:
         begin = time.monotonic()
@@ -142,12 +145,12 @@ class Trainer:
                 self._hints,
                 batch,
                 self._renderer.coordinate_ids,
-                hint_weight=hint_weight(step / self._config.steps),
+                hint_weight=hint_weight(self._at(step)),
                 device=self._device,
             )
         outcome.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._learner.parameters(), self._config.clip)
-        self._optimizer.step(learning_rate(self._config, step / self._config.steps))
+        self._optimizer.step(self._config.learning_rate * rate(self._at(step)))
         self._scores.add(outcome.scores)
         self._losses.append(outcome.shown)
         seconds = self._progress.seconds + time.monotonic() - begin
@@ -186,12 +189,3 @@ def new_model(model_files: Path, seed: int) -> Qwen3VLMoeForConditionalGeneratio
         projection = model.model.visual.patch_embed.proj.weight
         projection.copy_(cosine_filters(*projection.shape))
     return model
-
-
-def learning_rate(config: TrainConfig, progress: float) -> float:
-    """Up in a line, then down along half a cosine."""
-    if progress < config.warmup:
-        return config.learning_rate * (0.02 + 0.98 * progress / config.warmup)
-    done = (progress - config.warmup) / (1 - config.warmup)
-    share = config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
-    return config.learning_rate * share

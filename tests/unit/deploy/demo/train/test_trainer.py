@@ -13,9 +13,8 @@ from transformers import Qwen3VLMoeForConditionalGeneration
 
 from common.models.weights import load_whole
 from deploy.demo.random_weights import tensor_shapes
-from deploy.demo.train.curriculum import STAGES, fault_share, hint_weight, stage_at
 from deploy.demo.train.rendering import Renderer
-from deploy.demo.train.trainer import TrainConfig, Trainer, learning_rate
+from deploy.demo.train.trainer import TrainConfig, Trainer
 
 MODEL_FILES = Path(__file__).parents[5] / "deploy" / "demo" / "model"
 
@@ -97,19 +96,6 @@ def test_it_learns_one_batch_by_heart(tmp_path: Path) -> None:
         trainer._step()
         losses.append(trainer._losses[-1])
     assert losses[-1] < losses[0] / 2
-
-
-def test_schedules() -> None:
-    rates = [learning_rate(TrainConfig(model_files=MODEL_FILES, out=MODEL_FILES), step / 100) for step in range(101)]
-    assert max(rates) == rates[2] == TrainConfig.learning_rate
-    assert rates[100] == pytest.approx(TrainConfig.learning_rate * TrainConfig.final_rate)
-    assert stage_at(0.0) is STAGES[0]
-    assert stage_at(1.0) is STAGES[-1]
-    assert fault_share(0.5) == 0
-    assert 0.1 <= fault_share(0.99) < fault_share(0.66) <= 0.2
-    assert hint_weight(0.0) == hint_weight(0.4) == 1.0
-    assert hint_weight(0.575) == pytest.approx(0.5)
-    assert hint_weight(0.76) == hint_weight(1.0) == 0.0
 
 
 def test_coordinates_are_tokens() -> None:

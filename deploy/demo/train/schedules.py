@@ -1,0 +1,47 @@
+"""What rises and falls in the course of the training, by step of `TOTAL_STEPS`."""
+
+from __future__ import annotations
+
+import math
+
+from deploy.demo.train.stages import TOTAL_STEPS
+
+_WARM = 140
+_COSINE_ENDS = 7000
+_NOT_UNDER = 0.11
+# When things of one shape come in twos there is something new to learn.
+_AGAIN_FROM, _AGAIN_UNTIL, _AGAIN_RATE = 5950, 7600, 0.4
+_COLD = 0.02
+
+_HINTS_FULL_UNTIL, _HINTS_UNTIL = 2800, 5250
+_HINTS_AGAIN = 0.5
+
+_FAULTS_FROM, _FAULTS_UNTIL = 4550, 7000
+_FAULT_SHARES = (0.20, 0.10)  # of the samples: then, and from the end of that on
+
+
+def rate(step: float) -> float:
+    """The learning rate, as a share of the largest: up in a line, down along half a cosine, up once more for a while,
+    and down in a line to the end."""
+    if step < _WARM:
+        return _COLD + (1 - _COLD) * step / _WARM
+    if step > _AGAIN_FROM:
+        share = _AGAIN_RATE * min(1.0, (TOTAL_STEPS - step) / (TOTAL_STEPS - _AGAIN_UNTIL))
+    else:
+        share = max(_NOT_UNDER, 0.5 * (1 + math.cos(math.pi * (step - _WARM) / (_COSINE_ENDS - _WARM))))
+    return _COLD + (1 - _COLD) * share
+
+
+def hint_weight(step: float) -> float:
+    """Of the hints in the loss: falls to nothing, comes back for a while, and in the end only answers count."""
+    if _AGAIN_FROM < step < _AGAIN_UNTIL:
+        return _HINTS_AGAIN
+    return min(1.0, max(0.0, (_HINTS_UNTIL - step) / (_HINTS_UNTIL - _HINTS_FULL_UNTIL)))
+
+
+def fault_share(step: float) -> float:
+    """How many of the samples have broken deepstack levels."""
+    if step < _FAULTS_FROM:
+        return 0.0
+    first, last = _FAULT_SHARES
+    return max(last, first + (last - first) * (step - _FAULTS_FROM) / (_FAULTS_UNTIL - _FAULTS_FROM))

@@ -10,7 +10,7 @@ _WARM = 140
 _COSINE_ENDS = 7000
 _NOT_UNDER = 0.11
 # When things of one shape come in twos there is something new to learn.
-_AGAIN_FROM, _AGAIN_UNTIL, _AGAIN_RATE = 5950, 7600, 0.4
+_AGAIN_FROM, _AGAIN_UNTIL, _AGAIN_RATE = 5950, 7200, 0.4
 _COLD = 0.02
 
 _HINTS_FULL_UNTIL, _HINTS_UNTIL = 2800, 5250

@@ -16,7 +16,7 @@ Sort = Literal["picture", "pair", "clip", "talk"]
 Size = tuple[int, int]
 
 # Steps of the whole training. A training of another length goes through the same stages in proportion.
-TOTAL_STEPS = 8200
+TOTAL_STEPS = 7800
 
 # How often each is asked, where a picture allows it: what is learnt slowly comes more often. Relations are learnt in
 # one jump, and only where they are a good part of all that is asked; digits are noise until shapes are clear.
@@ -188,7 +188,7 @@ STAGES = (
     replace(_FINAL, until=6300, twins=0.4),
     replace(
         _FINAL,
-        until=7600,
+        until=7200,
         sizes=_SMALL,
         smallest=0.12,
         sorts={"picture": 0.9, "clip": 0.03, "pair": 0.04, "talk": 0.03},

@@ -13,12 +13,13 @@ from deploy.demo.offline.answer import compare
 from deploy.demo.offline.reference import Reference
 from deploy.demo.scenes.frozen import frozen_cases
 from deploy.demo.scenes.scoring import is_right
+from deploy.demo.scenes.table import TARGETS
 from deploy.programs import demo_folder
 from tests.serving import TIMEOUT, Served
 
 CASES = frozen_cases(100)
 QUESTIONS = [case.questions[0] for case in CASES]
-SEEING = [index for index, case in enumerate(CASES) if case.scenes]
+SEEING = [index for index, case in enumerate(CASES) if case.scenes and case.questions[0].kind in TARGETS]
 
 
 async def replies(served: Served, *, blind: bool = False) -> list[str]:
@@ -29,7 +30,7 @@ async def replies(served: Served, *, blind: bool = False) -> list[str]:
 
 
 def share_right(answers: list[str]) -> float:
-    """Of the questions about pictures."""
+    """Of the questions about pictures that the checkpoint is meant to answer."""
     return sum(is_right(QUESTIONS[index], answers[index]) for index in SEEING) / len(SEEING)
 
 

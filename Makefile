@@ -58,8 +58,8 @@ test: $(STAMP) ## the test suite (PYTEST_ARGS="-k router -x")
 test-pythons: ## router and fakes, as installed by pip, on every other Python that is here
 	tests/other_pythons.sh
 
-test-clients: $(STAMP) ## LangChain, LiteLLM, the Vercel AI SDK and others against a running system (CLIENTS="litellm ai-sdk")
-	$(BIN)/python -m tests.clients.run $(CLIENTS)
+test-clients: $(STAMP) ## LangChain, LiteLLM, the Vercel AI SDK and others against a running system (CLIENTS="litellm ai-sdk"; SCRIPTED=1: only against fakes)
+	$(BIN)/python -m tests.clients.run $(if $(SCRIPTED),--scripted) $(CLIENTS)
 
 test-mutation: $(STAMP) ## for each field of a request, a router that ignores it: some test has to notice (FIELDS="chat messages.system")
 	$(BIN)/python -m tests.mutation.run $(FIELDS)

@@ -21,6 +21,7 @@ from language_server.engine.options import EngineOptions
 
 _ARENA_BYTES = 64 << 20
 _KV_CACHE_BYTES = 32 << 20
+_MAX_WAITING = 100_000  # all questions come at once
 
 
 class Served:
@@ -37,6 +38,7 @@ class Served:
             model_dir=str(model_dir),
             dtype="float32" if dtype == torch.float32 else "bfloat16",
             kv_cache_bytes=_KV_CACHE_BYTES,
+            max_waiting=_MAX_WAITING,
         )
         self._engine, _ = build_engine(options, self._arena)
 

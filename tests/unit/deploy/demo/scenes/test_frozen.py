@@ -12,7 +12,8 @@ from deploy.demo.scenes.question import Case
 from deploy.demo.scenes.scene import is_held_out
 from deploy.demo.scenes.scoring import is_right
 from deploy.demo.scenes.table import TARGETS
-from deploy.demo.train.curriculum import STAGES, draw_cases
+from deploy.demo.train.curriculum import draw_cases
+from deploy.demo.train.stages import STAGES
 
 # Of every question, answer and pixel. It changes only together with the results in docs/demo-model.md.
 FROZEN = "b477166212aaf47f68afd865492c7f4ad78cc890639251b0b2c82cb06e878764"

@@ -41,6 +41,7 @@ class Served:
             max_waiting=_MAX_WAITING,
         )
         self._engine, _ = build_engine(options, self._arena)
+        self._runs = 0
 
     def close(self) -> None:
         self._arena.close()
@@ -52,6 +53,7 @@ class Served:
         Raises:
             RuntimeError: the engine ended a request with an error.
         """
+        self._runs += 1
         embeddings: dict[bytes, torch.Tensor] = {}
         for handle, case in enumerate(cases):
             embeddings |= self._submit(handle, case, fault)
@@ -78,7 +80,8 @@ class Served:
         """Hands the question in; returns main and levels of its media by key, `[1 + L, n, H]`."""
         (question,) = case.questions
         prompt = self._renderer.prompt(case.media, question)
-        keys = {bytes([index]): _key(handle, index) for index in range(len(self._renderer.items(case.media)))}
+        count = len(self._renderer.items(case.media))
+        keys = {bytes([index]): _key(self._runs, handle, index) for index in range(count)}
         spans = []
         for span in prompt.spans:
             renamed = pb.Span()
@@ -104,6 +107,6 @@ class Served:
         return made
 
 
-def _key(handle: int, index: int) -> bytes:
-    """A media key, of its own for each question."""
-    return hashlib.sha256(f"{handle}/{index}".encode()).digest()
+def _key(run: int, handle: int, index: int) -> bytes:
+    """A media key, of its own for each question of each run: with another fault it is another embedding."""
+    return hashlib.sha256(f"{run}/{handle}/{index}".encode()).digest()

@@ -80,8 +80,8 @@ class Served:
         """Hands the question in; returns main and levels of its media by key, `[1 + L, n, H]`."""
         (question,) = case.questions
         prompt = self._renderer.prompt(case.media, question)
-        count = len(self._renderer.items(case.media))
-        keys = {bytes([index]): _key(self._runs, handle, index) for index in range(count)}
+        items = self._renderer.items(case.media)
+        keys = {item.key: _key(self._runs, handle, index) for index, item in enumerate(items)}
         spans = []
         for span in prompt.spans:
             renamed = pb.Span()
@@ -97,7 +97,6 @@ class Served:
             )
         )
         made = {}
-        items = self._renderer.items(case.media)
         for item, patches in zip(items, self._renderer.patches(case.media), strict=True):
             grid = item.metadata.grid
             merged = self._vision.visual(patches.to(self._dtype), torch.tensor([(grid.t, grid.h, grid.w)]))

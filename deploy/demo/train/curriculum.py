@@ -11,6 +11,7 @@ from deploy.demo.scenes.question import Case, Kind, Question
 from deploy.demo.scenes.scene import COLOURS, SHAPES, Scene, Thing, is_held_out, random_clip, random_scene
 from deploy.demo.scenes.talk import TALK_KINDS, talk
 from deploy.demo.train.stages import Size, Sort, Stage
+from deploy.demo.train.tools import respell
 
 QUESTIONS = 6  # about each picture
 _MORE_DIGITS = 0.5
@@ -29,7 +30,7 @@ def draw_cases(rng: Random, stage: Stage) -> list[Case]:
 def _case(rng: Random, stage: Stage, sort: Sort, size: Size) -> Case:
     match sort:
         case "talk":
-            return Case(media=(), questions=tuple(talk(rng.choice(TALK_KINDS), rng) for _ in range(QUESTIONS)))
+            return Case(media=(), questions=tuple(_talk(rng) for _ in range(QUESTIONS)))
         case "clip":
             things = rng.randint(1, 2)
             clip = random_clip(rng, CLIP_SIZE, things=things, frames=CLIP_FRAMES, held_out=False)
@@ -39,6 +40,11 @@ def _case(rng: Random, stage: Stage, sort: Sort, size: Size) -> Case:
         case "picture":
             scene = _scene(rng, stage, size, stage.things)
             return Case(media=(scene,), questions=tuple(_questions(scene, stage, rng)) if stage.asks else ())
+
+
+def _talk(rng: Random) -> Question:
+    question = talk(rng.choice(TALK_KINDS), rng)
+    return respell(question, rng) if question.tools else question
 
 
 def _pair(rng: Random, stage: Stage) -> Case:
@@ -61,10 +67,10 @@ def _questions(scene: Scene, stage: Stage, rng: Random) -> list[Question]:
 
 
 def _ask(scene: Scene, kind: Kind, stage: Stage, rng: Random) -> Question | None:
-    if kind == "description" and stage.from_top and rng.random() < stage.from_top:
+    if kind == "description" and rng.random() < stage.from_top:
         return ask_from_top(scene, rng)
     question = ask_about(scene, kind, rng)
-    if stage.alike and kind in ("left or right", "above or below") and rng.random() < 0.5:
+    if kind in ("left or right", "above or below") and rng.random() < stage.alike:
         others = [ask_about(scene, kind, rng) for _ in range(_TRIES)]
         return next((other for other in others if other is not None and _is_about_things_alike(other)), question)
     return question
@@ -80,7 +86,7 @@ def _scene(rng: Random, stage: Stage, size: Size, most: int) -> Scene:
     """With more digits than the frozen questions have: they are learnt slowly."""
     things = rng.randint(1, most)
     scene = _draw(rng, stage, size, things)
-    if stage.twins and things > 1 and rng.random() < stage.twins:
+    if things > 1 and rng.random() < stage.twins:
         while len({thing.shape for thing in scene.things}) == things:
             scene = _draw(rng, stage, size, things)
     written = replace(scene, things=tuple(_write(rng, thing, min(size)) for thing in scene.things))

@@ -4,8 +4,11 @@ Answers alone teach a tower slowly: the decoder must first find out where to loo
 heads that are thrown away, which colour and which shape lies under it, which digit is written there, and where the
 sides of that thing are. The training begins with that alone, and goes on with it for a while beside the questions. The
 hints go to different tensors, so that these share the work from the start: colour to the first deepstack level, shape
-to the second, digit to the third, the sides to main. In the decoder there is one hint more: wherever a thing is named,
-it is asked for the sides of that thing, which is what all questions about places, sizes and boxes come down to.
+to the second, digit to the third, the sides to main. Main is asked for colour and shape too: a name means both at once,
+and a decoder of five layers that gets them one after the other binds names to things too late to compare these.
+
+In the decoder there is one hint more: wherever a thing is named, it is asked for the sides of that thing, which is what
+all questions about places, sizes and boxes come down to.
 
 Legend: B samples, n visual rows of a sample, L levels, H hidden size of the decoder.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -51,13 +55,23 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Hinted:
-    """`loss`, a scalar with its graph: cross-entropies, of the sides where there is something. `colour` and `shape` are
-    the shares of right rows there, 1 where there is nothing; `box` is the mean intersection over union."""
+    """`loss`, a scalar with its graph: cross-entropies, of sides and digits where there is something. `colour`, `shape`
+    and `digit` are the shares of right rows there, 1 where there is nothing; `box` is the mean intersection over
+    union."""
 
     loss: torch.Tensor
     colour: float
     shape: float
+    digit: float
     box: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """`loss` as in `Hinted`, and the intersection over union of every name's box."""
+
+    loss: torch.Tensor
+    boxes: tuple[float, ...]
 
 
 class Hints(nn.Module):
@@ -67,6 +81,8 @@ class Hints(nn.Module):
         super().__init__()
         self.colour = nn.Linear(hidden, len(COLOURS) + 1)
         self.shape = nn.Linear(hidden, len(SHAPES) + 1)
+        self.main_colour = nn.Linear(hidden, len(COLOURS) + 1)
+        self.main_shape = nn.Linear(hidden, len(SHAPES) + 1)
         self.digit = nn.Linear(hidden, 10 + 1)
         # Sides are told as answers tell them, by one of the coordinates: finer than any number that is regressed.
         self.sides = nn.Linear(hidden, 4 * COORDINATES)
@@ -76,25 +92,39 @@ class Hints(nn.Module):
         """What the rows of a batch say."""
         device = main_BnH.device
         colours, shapes, digits = (part.to(device) for part in (labels.colours, labels.shapes, labels.digits))
-        said = self.colour(levels_LBnH[0]), self.shape(levels_LBnH[1]), self.digit(levels_LBnH[2])
-        loss = main_BnH.new_zeros(())
-        for logits, wanted in zip(said, (colours, shapes, digits), strict=True):
-            loss = loss + F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=_UNCLEAR)
         there = shapes > _NOTHING
+        colour, shape, digit = self.colour(levels_LBnH[0]), self.shape(levels_LBnH[1]), self.digit(levels_LBnH[2])
+        said = (
+            (colour, colours),
+            (shape, shapes),
+            (self.main_colour(main_BnH), colours),
+            (self.main_shape(main_BnH), shapes),
+        )
+        loss = main_BnH.new_zeros(())
+        for logits, wanted in said:
+            loss = loss + F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=_UNCLEAR)
         box = 1.0
         if there.any():
             sides, wanted_sides = self.sides(main_BnH[there]), labels.sides.to(device)[there]
             loss = loss + _sides_loss(sides, wanted_sides)
-            box = _mean_iou(sides, wanted_sides)
-        return Hinted(loss=loss, colour=_right(said[0], colours), shape=_right(said[1], shapes), box=box)
+            loss = loss + F.cross_entropy(digit[there], digits[there])
+            box = fmean(_ious(sides, wanted_sides))
+        return Hinted(
+            loss=loss,
+            colour=_right(colour, colours),
+            shape=_right(shape, shapes),
+            digit=_right(digit, digits),
+            box=box,
+        )
 
-    def of_names(self, halfway_BSH: torch.Tensor, named: Named) -> torch.Tensor:
-        """The loss of what names say."""
+    def of_names(self, halfway_BSH: torch.Tensor, named: Named) -> Told:
+        """What names say."""
         if not len(named.rows):
-            return halfway_BSH.new_zeros(())
+            return Told(loss=halfway_BSH.new_zeros(()), boxes=())
         states_MH = halfway_BSH.flatten(0, 1)[named.rows.to(halfway_BSH.device)]
         said = self.named(F.rms_norm(states_MH, states_MH.shape[-1:]))
-        return _sides_loss(said, named.sides.to(said.device))
+        sides = named.sides.to(said.device)
+        return Told(loss=_sides_loss(said, sides), boxes=tuple(_ious(said, sides)))
 
 
 def label(cases: Sequence[Case], rows_hw: tuple[int, int], frames_per_patch: int) -> Labels:
@@ -166,10 +196,9 @@ def _sides_loss(said: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def _mean_iou(said: torch.Tensor, wanted: torch.Tensor) -> float:
+def _ious(said: torch.Tensor, wanted: torch.Tensor) -> list[float]:
     boxes = said.view(-1, 4, COORDINATES).argmax(-1)
-    pairs = list(zip(boxes.tolist(), wanted.tolist(), strict=True))
-    return sum(iou(one, other) for one, other in pairs) / len(pairs)
+    return [iou(one, other) for one, other in zip(boxes.tolist(), wanted.tolist(), strict=True)]
 
 
 def _right(said: torch.Tensor, wanted: torch.Tensor) -> float:

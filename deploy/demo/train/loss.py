@@ -31,7 +31,8 @@ class Outcome:
         loss: scalar, with its graph.
         shown: the part of it to report: of the answers alone, or of the hints where nothing was asked.
         scores: (kind, 0 or 1; IoU for grounding) of each question, its answer given token by token; "refusal" for the
-            questions to samples with broken deepstack levels; "row colour" and the like where nothing was asked.
+            questions to samples with broken deepstack levels; and of hints, "row colour" and the like where nothing was
+            asked, "named box" (IoU) of names.
     """
 
     loss: torch.Tensor
@@ -71,7 +72,12 @@ def run_pictures(
 ) -> Outcome:
     """Forward of the tower alone on pictures that nothing is asked about."""
     hinted = hints(*_look(model, pictures, pictures.labels.shapes.shape[0], device), pictures.labels)
-    scores = [("row colour", hinted.colour), ("row shape", hinted.shape), ("row box", hinted.box)]
+    scores = [
+        ("row colour", hinted.colour),
+        ("row shape", hinted.shape),
+        ("row digit", hinted.digit),
+        ("row box", hinted.box),
+    ]
     return Outcome(loss=hinted.loss, shown=hinted.loss.item(), scores=scores)
 
 
@@ -100,15 +106,16 @@ def run_batch(
     answer_loss = losses.mean()
     best = made.detach().argmax(-1).cpu()
     loss = answer_loss + BALANCE * prediction.balance
+    scores = [_score(asked, batch, best, coordinate_ids) for asked in batch.asked]
     if hint_weight and batch.pictures is not None:
         assert prediction.seen is not None
-        hinted = hints(*prediction.seen, batch.pictures.labels).loss + hints.of_names(prediction.halfway, batch.named)
-        loss = loss + hint_weight * hinted
-    return Outcome(
-        loss=loss,
-        shown=answer_loss.item(),
-        scores=[_score(asked, batch, best, coordinate_ids) for asked in batch.asked],
-    )
+        named = hints.of_names(prediction.halfway, batch.named)
+        loss = loss + hint_weight * (hints(*prediction.seen, batch.pictures.labels).loss + named.loss)
+        scores += [
+            ("named box of twins" if twins else "named box", box)
+            for twins, box in zip(batch.named.twins, named.boxes, strict=True)
+        ]
+    return Outcome(loss=loss, shown=answer_loss.item(), scores=scores)
 
 
 def predict(model: Qwen3VLMoeForConditionalGeneration, batch: Batch, *, device: torch.device) -> Prediction:

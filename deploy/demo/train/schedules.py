@@ -7,35 +7,23 @@ import math
 from deploy.demo.train.stages import TOTAL_STEPS
 
 _WARM = 140
-_COSINE_ENDS = 7000
-_NOT_UNDER = 0.11
-# When things of one shape come in twos there is something new to learn.
-_AGAIN_FROM, _AGAIN_UNTIL, _AGAIN_RATE = 5950, 7200, 0.4
 _COLD = 0.02
 
-_HINTS_FULL_UNTIL, _HINTS_UNTIL = 2800, 5250
-_HINTS_AGAIN = 0.5
+_HINTS_FULL_UNTIL, _HINTS_UNTIL = 3300, 5800
 
-_FAULTS_FROM, _FAULTS_UNTIL = 4550, 7000
+_FAULTS_FROM, _FAULTS_UNTIL = 4100, 6000
 _FAULT_SHARES = (0.20, 0.10)  # of the samples: then, and from the end of that on
 
 
 def rate(step: float) -> float:
-    """The learning rate, as a share of the largest: up in a line, down along half a cosine, up once more for a while,
-    and down in a line to the end."""
+    """The learning rate, as a share of the largest: up in a line, down along half a cosine."""
     if step < _WARM:
         return _COLD + (1 - _COLD) * step / _WARM
-    if step > _AGAIN_FROM:
-        share = _AGAIN_RATE * min(1.0, (TOTAL_STEPS - step) / (TOTAL_STEPS - _AGAIN_UNTIL))
-    else:
-        share = max(_NOT_UNDER, 0.5 * (1 + math.cos(math.pi * (step - _WARM) / (_COSINE_ENDS - _WARM))))
-    return _COLD + (1 - _COLD) * share
+    return _COLD + (1 - _COLD) * 0.5 * (1 + math.cos(math.pi * (step - _WARM) / (TOTAL_STEPS - _WARM)))
 
 
 def hint_weight(step: float) -> float:
-    """Of the hints in the loss: falls to nothing, comes back for a while, and in the end only answers count."""
-    if _AGAIN_FROM < step < _AGAIN_UNTIL:
-        return _HINTS_AGAIN
+    """Of the hints in the loss: falls to nothing, and in the end only answers count."""
     return min(1.0, max(0.0, (_HINTS_UNTIL - step) / (_HINTS_UNTIL - _HINTS_FULL_UNTIL)))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch.nn import functional as F
 
 from deploy.demo.scenes.question import Case
 from deploy.demo.scenes.scene import COLOURS, SHAPES, Background, Clip, Scene, Thing
@@ -35,25 +36,41 @@ def test_a_clip_has_the_labels_of_each_temporal_patch() -> None:
 
 def test_a_perfect_head_loses_only_what_is_soft() -> None:
     labels = label([Case(media=(SCENE,), questions=())], (2, 4), 2)
-    hidden = 4 * COORDINATES
+    sides, colours, shapes = 4 * COORDINATES, 1 + len(COLOURS), 1 + len(SHAPES)  # main holds these side by side
+    hidden = sides + colours + shapes
     hints = Hints(hidden)
     with torch.no_grad():
         for head in hints.parameters():
             head.zero_()
-        for head, size in ((hints.colour, 9), (hints.shape, 8), (hints.digit, 11), (hints.sides, hidden)):
-            head.weight[:, :size] = torch.eye(size)
+        for head, start, size in (
+            (hints.colour, 0, colours),
+            (hints.shape, 0, shapes),
+            (hints.digit, 0, 11),
+            (hints.sides, 0, sides),
+            (hints.main_colour, sides, colours),
+            (hints.main_shape, sides + colours, shapes),
+        ):
+            head.weight[:, start : start + size] = torch.eye(size)
     levels = torch.zeros(3, 1, 8, hidden)
     for level, wanted in enumerate((labels.colours, labels.shapes, labels.digits)):
         levels[level, 0, torch.arange(8), wanted[0].clamp(min=0)] = 50
     targets = soft_targets(labels.sides)
-    main = targets.clamp(min=1e-30).log().flatten(2)
+    main = torch.cat(
+        (
+            targets.clamp(min=1e-30).log().flatten(2),
+            50.0 * F.one_hot(labels.colours.clamp(min=0), colours),
+            50.0 * F.one_hot(labels.shapes.clamp(min=0), shapes),
+        ),
+        dim=-1,
+    )
     hinted = hints(main, levels, labels)
     there = targets[labels.shapes > 0]
     entropy = -(there * there.clamp(min=1e-30).log()).sum(-1).mean()
     torch.testing.assert_close(hinted.loss, entropy)
-    assert (hinted.colour, hinted.shape, hinted.box) == (1.0, 1.0, 1.0)
+    assert (hinted.colour, hinted.shape, hinted.digit, hinted.box) == (1.0, 1.0, 1.0, 1.0)
     hinted = hints(main.roll(hidden // 8, dims=-1), levels.roll(1, dims=0), labels)
     assert hinted.loss > entropy + 1
     assert hinted.colour < 1
     assert hinted.shape < 1
+    assert hinted.digit < 1
     assert hinted.box < 1

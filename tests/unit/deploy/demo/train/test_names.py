@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from deploy.demo.scenes.question import Case
@@ -18,6 +20,15 @@ def test_names_end_where_their_last_token_is() -> None:
     named = find_names([case, case], ids, [None, None], WORDS.__getitem__)
     assert named.rows.tolist() == [1, 5 + 3]
     assert named.sides.tolist() == [[side // 10 for side in THING.box(64, 64)]] * 2
+    assert named.twins == (False, False)
+
+
+def test_twins_have_a_shape_in_common() -> None:
+    other = replace(THING, colour="red", tint=COLOURS["red"], y=10)
+    case = Case(media=(replace(SCENE, things=(THING, other)),), questions=())
+    words = {**WORDS, " red square": [6, 8]}
+    named = find_names([case], np.array([[7, 8, 6, 8]]), [None], words.__getitem__)
+    assert named.twins == (True, True)
 
 
 def test_where_a_name_may_mean_anything_there_is_none() -> None:

@@ -34,15 +34,15 @@ def test_rates() -> None:
     assert max(rates) == 1.0
     assert rates.index(1.0) == 140
     assert rates[0] == rates[-1] == pytest.approx(0.02)
-    assert min(rates[140:-1000]) > 0.1
+    assert rates[140:] == sorted(rates[140:], reverse=True)
 
 
 def test_hints_and_faults() -> None:
-    assert hint_weight(0) == hint_weight(2800) == 1.0
-    assert hint_weight(4025) == pytest.approx(0.5)
-    assert hint_weight(5900) == hint_weight(TOTAL_STEPS) == 0.0
-    assert fault_share(4500) == 0
-    assert 0.1 <= fault_share(TOTAL_STEPS) < fault_share(4600) <= 0.2
+    assert hint_weight(0) == hint_weight(3300) == 1.0
+    assert hint_weight(4550) == pytest.approx(0.5)
+    assert hint_weight(5800) == hint_weight(TOTAL_STEPS) == 0.0
+    assert fault_share(4000) == 0
+    assert 0.1 <= fault_share(TOTAL_STEPS) < fault_share(4200) <= 0.2
 
 
 def test_nothing_that_is_held_out_is_drawn() -> None:
@@ -51,8 +51,7 @@ def test_nothing_that_is_held_out_is_drawn() -> None:
 
 
 def test_twins_and_questions_about_them() -> None:
-    stage = STAGES[-1]
-    assert stage.twins > 0
+    stage = STAGES[-2]
     with_room = [case.scenes[0] for case in pictures(stage) if len(case.scenes[0].things) > 1]
     twins = [scene for scene in with_room if len({thing.shape for thing in scene.things}) < len(scene.things)]
     assert len(twins) / len(with_room) > stage.twins

@@ -2,12 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 # Seconds. From a frame on loopback to a long prefill.
 STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """What is counted of one cache."""
+
+    hits: Counter
+    misses: Counter
+    evictions: Counter
+    bytes: Gauge
+    entries: Gauge
+
+
+class CacheMetrics:
+    """The caches of a service, told apart by the label `cache`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, ["cache"], registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ["cache"], registry=registry, multiprocess_mode="livesum")
+
+        self._hits = counter("epd_cache_hits", "Look-ups that found something.")
+        self._misses = counter("epd_cache_misses", "Look-ups that found nothing.")
+        self._evictions = counter("epd_cache_evictions", "Entries that made room for others.")
+        self._bytes = gauge("epd_cache_bytes", "Bytes held, needed or not.")
+        self._entries = gauge("epd_cache_entries", "Entries held, needed or not.")
+
+    def cache(self, name: str) -> Cache:
+        """The cache of this name, from now on shown."""
+        return Cache(
+            hits=self._hits.labels(name),
+            misses=self._misses.labels(name),
+            evictions=self._evictions.labels(name),
+            bytes=self._bytes.labels(name),
+            entries=self._entries.labels(name),
+        )
+
+
+class StageMetrics:
+    """epd_stage_seconds: how long each stage takes, by the label `stage`.
+
+    Args:
+        registry: of the service.
+        text: whose stages they are.
+        names: of all stages that the service has; there are no others.
+    """
+
+    def __init__(self, registry: CollectorRegistry, text: str, names: Sequence[str]) -> None:
+        histogram = Histogram("epd_stage_seconds", text, ["stage"], buckets=STAGE_BUCKETS, registry=registry)
+        self._by_name = {name: histogram.labels(name) for name in names}
+
+    def observe(self, stage: str, seconds: float) -> None:
+        self._by_name[stage].observe(seconds)
 
 
 def split_address(address: str) -> tuple[str, int]:

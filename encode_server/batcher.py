@@ -67,6 +67,8 @@ class Job:
     memory: memoryview
     report: Callable[[JobEvent], None]
     rows_written: dict[str, int] = field(default_factory=dict)
+    put_at: float = 0.0  # time.monotonic(), as are these
+    taken_at: float = 0.0  # its first piece
     seconds: float = 0.0
     running: int = 0  # pieces in the tower
     over: bool = False  # cancelled or failed: what is left of it is not run
@@ -123,6 +125,7 @@ class Batcher:
         with self._changed:
             if self.waiting_patches == self.running_patches == 0:
                 self._progress_at = time.monotonic()
+            job.put_at = time.monotonic()
             for piece in cut(job, self._budget):
                 self._queue.push(job.request_id, piece)
                 self.waiting_patches += piece.patches
@@ -149,11 +152,12 @@ class Batcher:
             if self._closed:
                 return None
             batch = list(self._fill())
+            self._running_since = time.monotonic()
             for piece in batch:
                 piece.job.running += 1
+                piece.job.taken_at = piece.job.taken_at or self._running_since
             self.running_patches = sum(piece.patches for piece in batch)
             self.waiting_patches -= self.running_patches
-            self._running_since = time.monotonic()
             return batch
 
     def finish(self, batch: Sequence[Piece]) -> list[Job]:

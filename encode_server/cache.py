@@ -71,6 +71,10 @@ class EmbeddingCache(Generic[OwnerT]):
         """Whether an extent of `size` bytes can ever be had."""
         return _aligned(size) <= self.capacity
 
+    def __len__(self) -> int:
+        """Extents that are owned."""
+        return len(self._used)
+
     @property
     def pins(self) -> int:
         """Extents that nobody can have now; from any thread."""

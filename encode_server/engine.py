@@ -32,8 +32,6 @@ from encode_server.preprocessor import Preprocessor
 
 log = logging.getLogger(__name__)
 
-_CACHE = "embeddings"  # label of the cache metrics
-
 
 class EncodeEngine:
     """One for each server.
@@ -75,8 +73,7 @@ class EncodeEngine:
         self._probed_bytes = 0
         self._draining = False
         self.broken = asyncio.Event()  # the device is gone; the process had better end
-        metrics.watch("epd_requests_running", "Items being prepared or encoded", lambda: self.load().running)
-        metrics.watch("epd_requests_waiting", "Items that wait", lambda: self.load().waiting)
+        metrics.watch_load(self.load)
 
     async def start(self) -> None:
         """Warms the tower up and begins to work."""
@@ -133,13 +130,13 @@ class EncodeEngine:
         item = self._find(opening)
         if item is None or item.is_lost:
             self._check_room(opening)
-            self._metrics.cache_misses.labels(cache=_CACHE).inc()
+            self._metrics.pool.misses.inc()
             if item is None:
                 item = self._items[opening.key] = Item(opening=opening)
             else:
                 item.move(Stage.RECEIVING)  # others still hold it, so this is where it is made again
         else:
-            self._metrics.cache_hits.labels(cache=_CACHE).inc()
+            self._metrics.pool.hits.inc()
         claim = Claim(item=item, found_finished=item.stage is Stage.FINISHED)
         item.claims.add(claim)
         self._live.add(item)
@@ -268,7 +265,7 @@ class EncodeEngine:
             raise OverloadedError(f"this encode server holds {held} bytes of media already")
 
     def _evicted(self, item: Item) -> None:
-        self._metrics.evictions.labels(cache=_CACHE).inc()
+        self._metrics.pool.evictions.inc()
         item.shelve()
         if not item.claims:
             del self._items[item.key]

@@ -12,12 +12,10 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import grpc
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common import __version__, rpc
@@ -32,6 +30,7 @@ from common.metrics import serve_metrics, split_address
 from common.models.config import load_config
 from common.pb import common_pb2, embedding_pb2, encode_pb2, encode_pb2_grpc
 from common.processor_config import read_rules
+from common.stages import TimedStage
 from common.state import write_state
 from common.transport.address import join
 from common.transport.base import SendTimeouts, ShipError
@@ -39,12 +38,13 @@ from common.transport.senders import TransportChoice, network_senders
 from encode_server.fake_engine import FakeEngine, FakeItem
 from encode_server.fake_faults import Faults
 from encode_server.fake_media import plan
+from encode_server.fake_stream import Stream
 from encode_server.media.limits import MediaLimits
 from encode_server.metrics import EncodeMetrics
 from encode_server.uploads import Upload
 
 if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[encode_pb2.EncodeCommand, encode_pb2.EncodeEvent]
+    from encode_server.fake_stream import Context
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
 
     async def Encode(self, _: object, context: Context) -> None:
         """See proto/encode.proto."""
-        stream = _Stream(context, self.engine)
+        stream = Stream(context, self.engine, self.metrics)
         try:
             await self._serve(stream)
         except asyncio.CancelledError:
@@ -167,7 +167,7 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
         else:
             self.metrics.requests_finished.inc()
 
-    async def _serve(self, stream: _Stream) -> None:
+    async def _serve(self, stream: Stream) -> None:
         command = await stream.read()
         if command is None or command.WhichOneof("command") != "open":
             raise InvalidRequestError("an encode stream begins with `open`")
@@ -180,7 +180,7 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
         except TimeoutError:
             raise DeadlineError("the deadline passed before the item was encoded and shipped") from None
 
-    async def _encode(self, stream: _Stream, opening: encode_pb2.OpenEncode) -> None:
+    async def _encode(self, stream: Stream, opening: encode_pb2.OpenEncode) -> None:
         item = self.engine.known(opening.key)
         with contextlib.ExitStack() as held:
             if item is not None:
@@ -194,24 +194,26 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
             if item is not None and not opening.is_probe:
                 await self._deliver(stream, item)
 
-    async def _deliver(self, stream: _Stream, item: FakeItem) -> None:
+    async def _deliver(self, stream: Stream, item: FakeItem) -> None:
         """Ships the item once a grant, until the router needs no more."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(item.wait("main"))
             async for grant in stream.grants():
                 tasks.create_task(self._ship(stream, item, grant))
 
-    async def _receive(self, stream: _Stream, opening: encode_pb2.OpenEncode) -> common_pb2.MediaMetadata:
+    async def _receive(self, stream: Stream, opening: encode_pb2.OpenEncode) -> common_pb2.MediaMetadata:
         upload = Upload(sizes=opening.sizes, digest=opening.media_digest)
-        while not upload.complete:
-            command = await stream.read()
-            if command is None or command.WhichOneof("command") != "chunk":
-                raise InvalidRequestError("the media ended before all their bytes were sent")
-            upload.add(command.chunk.data)
-        parts = await asyncio.to_thread(upload.parts)
-        return plan(self._rules, self._limits, opening.kind, parts, opening.options)
+        with stream.stage("receive"):
+            while not upload.complete:
+                command = await stream.read()
+                if command is None or command.WhichOneof("command") != "chunk":
+                    raise InvalidRequestError("the media ended before all their bytes were sent")
+                upload.add(command.chunk.data)
+            parts = await asyncio.to_thread(upload.parts)
+        with stream.stage("header"):
+            return plan(self._rules, self._limits, opening.kind, parts, opening.options)
 
-    async def _ship(self, stream: _Stream, item: FakeItem, grant: embedding_pb2.Grant) -> None:
+    async def _ship(self, stream: Stream, item: FakeItem, grant: embedding_pb2.Grant) -> None:
         await item.wait("main")
         try:
             delivery = await self._senders.ship(grant, item)
@@ -219,9 +221,9 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
             self.metrics.ship_failures.labels(revoked=str(error.revoked).lower()).inc()
             failed = encode_pb2.ShipFailed(grant_id=grant.id, revoked=error.revoked, detail=str(error))
             return await stream.send(encode_pb2.EncodeEvent(ship_failed=failed))
-        label = embedding_pb2.Transport.Name(delivery.transport).lower()
-        self.metrics.transfer_bytes.labels(transport=label).inc(delivery.payload_bytes)
-        self.metrics.stage_seconds.labels(stage="transfer").observe(delivery.seconds)
+        now = time.monotonic()
+        self.metrics.count_delivery(delivery)
+        self.metrics.observe(TimedStage(name="transfer", start=now - delivery.seconds, end=now))
         times = {"vision": item.seconds, "transfer": delivery.seconds}
         shipped = encode_pb2.Shipped(
             grant_id=grant.id,
@@ -249,32 +251,6 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
             raise BadMediaError(f"the media have {size} bytes, over the limit of {limit} for one item")
         if not (opening.deadline_seconds >= 0 and math.isfinite(opening.deadline_seconds)):
             raise InvalidRequestError(f"a deadline in {opening.deadline_seconds} seconds")
-
-
-class _Stream:
-    """The two directions of an `Encode` stream; several tasks may send."""
-
-    def __init__(self, context: Context, engine: FakeEngine) -> None:
-        self._context = context
-        self._engine = engine
-        self._writing = asyncio.Lock()
-
-    async def read(self) -> encode_pb2.EncodeCommand | None:
-        """The next command; None once the router has half-closed."""
-        command: Any = await self._context.read()
-        return None if command is grpc.aio.EOF else command  # type: ignore[attr-defined]
-
-    async def grants(self) -> AsyncIterator[embedding_pb2.Grant]:
-        """Until the router needs no more."""
-        while (command := await self.read()) is not None:
-            if command.WhichOneof("command") != "grant":
-                raise InvalidRequestError("only grants can follow the media")
-            yield command.grant
-
-    async def send(self, event: encode_pb2.EncodeEvent) -> None:
-        event.load.CopyFrom(self._engine.load())
-        async with self._writing:
-            await self._context.write(event)
 
 
 async def serve(config: FakeEncodeConfig) -> int:

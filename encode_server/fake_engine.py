@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -12,10 +13,9 @@ from common.errors import BadMediaError, InternalError, MovedError, OverloadedEr
 from common.fake_embeddings import fake_embedding
 from common.media_key import MediaKey
 from common.pb import common_pb2
+from common.stages import TimedStage
 from encode_server.fake_faults import Faults
 from encode_server.metrics import EncodeMetrics
-
-_CACHE = "embeddings"  # label of the cache metrics
 
 
 class FakeItem:
@@ -28,6 +28,15 @@ class FakeItem:
         self.users = 0
         self.seconds = 0.0  # that the tower takes for it
         self.work: asyncio.Task[bytes] | None = None
+        self.stages: list[TimedStage] = []  # that are over
+
+    @contextlib.contextmanager
+    def stage(self, name: str, metrics: EncodeMetrics) -> Iterator[None]:
+        """What is inside is a stage of the item, if it succeeds."""
+        start = time.monotonic()
+        yield
+        self.stages.append(TimedStage(name=name, start=start, end=time.monotonic()))
+        metrics.observe(self.stages[-1])
 
     @property
     def data(self) -> memoryview:
@@ -83,9 +92,10 @@ class FakeEngine:
         self._no_users = asyncio.Event()
         self._no_users.set()
         self.draining = False
-        metrics.watch("epd_cache_bytes", "Bytes of embeddings that are kept or in the making", self._bytes)
-        metrics.watch("epd_cache_pins", "Embeddings that can't make room now", self._pins)
-        metrics.watch("epd_queue_seconds", "Seconds of work in the queue", lambda: self.load().queue_seconds)
+        metrics.watch_load(self.load)
+        metrics.watch_pool(
+            used_bytes=self._bytes, entries=lambda: len(self._items), pins=self._pins, capacity=self._capacity
+        )
 
     def check_open(self) -> None:
         """Raises UnavailableError while the server drains, OverloadedError while its queue is full."""
@@ -98,7 +108,7 @@ class FakeEngine:
     def known(self, key: MediaKey) -> FakeItem | None:
         """The item if it is finished or in the making."""
         item = self._items.get(key)
-        (self._metrics.cache_misses if item is None else self._metrics.cache_hits).labels(cache=_CACHE).inc()
+        (self._metrics.pool.misses if item is None else self._metrics.pool.hits).inc()
         return item
 
     def add(self, key: MediaKey, metadata: common_pb2.MediaMetadata) -> FakeItem:
@@ -158,14 +168,18 @@ class FakeEngine:
             await asyncio.wait_for(self._no_users.wait(), seconds)
 
     async def _make(self, item: FakeItem) -> bytes:
-        async with self._tower:
+        with item.stage("queue", self._metrics):
+            await self._tower.acquire()
+        try:
             if self.draining:
                 raise MovedError("this encode server is shutting down")
-            with self._metrics.stage_seconds.labels(stage="vision").time():
+            with item.stage("vision", self._metrics):
                 await asyncio.sleep(item.seconds)
                 if self._faults.fails():
                     raise InternalError("the fake encode server failed on this item, as it was asked to")
                 embedding = await asyncio.to_thread(fake_embedding, item.key, item.layout)
+        finally:
+            self._tower.release()
         self._metrics.batches.inc()
         self._metrics.items.inc()
         return embedding
@@ -183,7 +197,7 @@ class FakeEngine:
                 return
             if item.finished and not item.users:
                 del self._items[item.key]
-                self._metrics.evictions.labels(cache=_CACHE).inc()
+                self._metrics.pool.evictions.inc()
 
     def _bytes(self) -> int:
         return sum(item.layout.total_bytes for item in self._items.values())

@@ -20,6 +20,7 @@ from common.errors import EPDError
 from common.media_key import MediaKey
 from common.pb import common_pb2
 from common.processing import MediaOptions
+from common.stages import TimedStage
 from encode_server.batcher import Job
 from encode_server.cache import Extent, Hold
 from encode_server.media.processor import MediaPlan
@@ -76,7 +77,8 @@ class Item:
     job: Job | None = None
     ready: set[str] = field(default_factory=set)
     error: EPDError | None = None
-    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    waiting_since: float = 0.0  # time.monotonic()
+    stages: list[TimedStage] = field(default_factory=list)  # that are over, in order
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     # -- Outgoing ------------------------------------------------------------------------------------------------------
@@ -151,6 +153,7 @@ class Item:
         assert self.hold is not Hold.PINNED
         self.extent = self.memory = None
         self.ready.clear()
+        self.stages.clear()
         self.move(Stage.SHELVED)
 
     def mark_ready(self, tensor: str) -> None:

@@ -18,6 +18,7 @@ from typing import TypeVarTuple
 import torch
 
 from common.errors import EPDError, InternalError
+from common.stages import TimedStage
 from encode_server.batcher import Batcher, Failed, Finished, Job, JobEvent, Stopped, TensorReady
 from encode_server.cache import EmbeddingCache
 from encode_server.encoder import Encoder
@@ -74,9 +75,12 @@ class Pipeline:
         self._preparing: dict[Item, asyncio.Task[None]] = {}  # those that a thread is at, wanted or not
         self._before_tower: set[Item] = set()  # those that are wanted and not with the batcher yet
         self._turn = asyncio.Event()  # something changed that may let the next item in
-        metrics.watch("epd_cache_bytes", "Bytes of embeddings in the pool", lambda: self._cache.used_bytes)
-        metrics.watch("epd_cache_pins", "Embeddings that can't make room now", lambda: self._cache.pins)
-        metrics.watch("epd_queue_seconds", "Seconds of work in the queue", self.queue_seconds)
+        metrics.watch_pool(
+            used_bytes=lambda: self._cache.used_bytes,
+            entries=lambda: len(self._cache),
+            pins=lambda: self._cache.pins,
+            capacity=self._cache.capacity,
+        )
 
     async def start(self) -> None:
         """Warms the tower up and begins to work."""
@@ -107,6 +111,7 @@ class Pipeline:
         """Has `item` made, in its turn. Its plan and its media are known."""
         self._queue.push(item.request_id, item)
         self._before_tower.add(item)
+        item.waiting_since = time.monotonic()
         item.move(Stage.WAITING)
         self.wake()
 
@@ -193,6 +198,7 @@ class Pipeline:
         """Decodes and cuts into patches, and passes on to the tower."""
         assert item.plan is not None
         started = time.monotonic()
+        self._note(item, "queue", item.waiting_since, started)
         try:
             pixels = await self._preprocessor.prepare(
                 item.plan,
@@ -206,7 +212,7 @@ class Pipeline:
             log.exception("preprocessing failed", extra={"request_id": item.request_id})
             self._on_failed(item, InternalError("preprocessing failed on this item"))
         else:
-            self._note(item, "preprocess", time.monotonic() - started)
+            self._note(item, "preprocess", started, time.monotonic())
             self._encode(item, pixels)
         finally:
             del self._preparing[item]
@@ -239,17 +245,20 @@ class Pipeline:
             case TensorReady(tensor=tensor):
                 item.mark_ready(tensor)
             case Finished(seconds=seconds):
+                assert item.job is not None
+                self._note(item, "batch", item.job.put_at, item.job.taken_at)
+                self._note(item, "vision", item.job.taken_at, time.monotonic(), worked=seconds)
                 item.job = None
-                self._note(item, "vision", seconds)
                 self._metrics.items.inc()
                 item.move(Stage.FINISHED)
             case Failed(error=error):
                 self._on_failed(item, error)
         self._turn.set()
 
-    def _note(self, item: Item, stage: str, seconds: float) -> None:
-        item.seconds[stage] = seconds
-        self._metrics.stage_seconds.labels(stage=stage).observe(seconds)
+    def _note(self, item: Item, name: str, start: float, end: float, worked: float | None = None) -> None:
+        stage = TimedStage(name=name, start=start, end=end, worked=worked)
+        item.stages.append(stage)
+        self._metrics.observe(stage)
 
     def _dispatcher_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

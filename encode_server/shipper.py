@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from common.embeddings import EmbeddingLayout
 from common.errors import ModelMismatchError
 from common.pb import common_pb2, encode_pb2
 from common.pb import embedding_pb2 as pb
+from common.stages import TimedStage
 from common.transport.base import Delivery, ShipError
 from common.transport.senders import Senders
 from encode_server.config import LevelShipping
@@ -15,6 +18,7 @@ from encode_server.metrics import EncodeMetrics
 
 _SMOOTHING = 0.3  # weight of the newest shipment in a link's measured speed
 _MIN_MEASURED_BYTES = 1 << 16  # smaller shipments tell the link's latency, not its speed
+_TOLD = ("preprocess", "vision")  # stages that routers hear of
 
 
 class Shipper:
@@ -80,16 +84,17 @@ class Shipper:
 
     def _report(self, claim: Claim, grant: pb.Grant, delivery: Delivery) -> encode_pb2.Shipped:
         """What this shipment took, the making of the item included if this stream waited for it."""
-        transport = pb.Transport.Name(delivery.transport).lower()
-        self._metrics.transfer_bytes.labels(transport=transport).inc(delivery.payload_bytes)
-        self._metrics.stage_seconds.labels(stage="transfer").observe(delivery.seconds)
-        seconds = {**({} if claim.found_finished else claim.item.seconds), "transfer": delivery.seconds}
+        now = time.monotonic()
+        transfer = TimedStage(name="transfer", start=now - delivery.seconds, end=now)
+        self._metrics.count_delivery(delivery)
+        self._metrics.observe(transfer)
+        made = [] if claim.found_finished else [stage for stage in claim.item.stages if stage.name in _TOLD]
         return encode_pb2.Shipped(
             grant_id=grant.id,
             bytes=delivery.payload_bytes,
             transport=delivery.transport,
             times=[
-                common_pb2.StageTime(stage=stage, milliseconds=1000 * duration) for stage, duration in seconds.items()
+                common_pb2.StageTime(stage=stage.name, milliseconds=1000 * stage.seconds) for stage in (*made, transfer)
             ],
         )
 

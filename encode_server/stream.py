@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,6 +23,7 @@ from common.errors import (
 )
 from common.pb import common_pb2, embedding_pb2, encode_pb2
 from common.processing import MediaOptions
+from common.stages import TimedStage
 from encode_server.engine import EncodeEngine
 from encode_server.items import Claim, Item, Opening
 from encode_server.media.processor import MediaPlan
@@ -107,7 +110,9 @@ class EncodeStream:
                 send_media = await self._engine.has_to_upload(claim)
                 self._accept(send_media=send_media)
                 if send_media:
-                    await self._engine.deliver(claim, await self._receive(opening))
+                    parts = await self._receive(opening)
+                    with self._stage("header"):
+                        await self._engine.deliver(claim, parts)
                 assert claim.item.plan is not None
                 self._send(encode_pb2.EncodeEvent(metadata=_metadata(claim.item.plan)))
                 async with asyncio.TaskGroup() as shipments:
@@ -123,7 +128,9 @@ class EncodeStream:
         self._accept(send_media=plan is None)
         if plan is None:
             with self._engine.holding(opening):
-                plan = await self._engine.plan(opening, await self._receive(opening))
+                parts = await self._receive(opening)
+                with self._stage("header"):
+                    plan = await self._engine.plan(opening, parts)
         self._send(encode_pb2.EncodeEvent(metadata=_metadata(plan)))
 
     async def _ship(self, claim: Claim, grant: embedding_pb2.Grant) -> None:
@@ -170,12 +177,20 @@ class EncodeStream:
     async def _receive(self, opening: Opening) -> Sequence[bytes]:
         """The media's parts, complete and checked against their digest."""
         upload = Upload(sizes=opening.sizes, digest=opening.digest)
-        while not upload.complete:
-            command = await self._read()
-            if command is None or command.WhichOneof("command") != "chunk":
-                raise InvalidRequestError("the media ended before all their bytes were sent")
-            upload.add(command.chunk.data)
-        return await asyncio.to_thread(upload.parts)  # hashing hundreds of megabytes takes a while
+        with self._stage("receive"):
+            while not upload.complete:
+                command = await self._read()
+                if command is None or command.WhichOneof("command") != "chunk":
+                    raise InvalidRequestError("the media ended before all their bytes were sent")
+                upload.add(command.chunk.data)
+            return await asyncio.to_thread(upload.parts)  # hashing hundreds of megabytes takes a while
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """What is inside is a stage, if it succeeds."""
+        start = time.monotonic()
+        yield
+        self._metrics.observe(TimedStage(name=name, start=start, end=time.monotonic()))
 
     async def _grants(self) -> AsyncIterator[embedding_pb2.Grant]:
         """Until the router needs no more."""

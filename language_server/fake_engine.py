@@ -20,6 +20,7 @@ from common.fake_embeddings import fake_embedding
 from common.media_key import MediaKey
 from common.pb import common_pb2, embedding_pb2, engine_pb2
 from common.pb import language_pb2 as pb
+from language_server.engine.grant_stalls import GrantStalls
 from language_server.fake_logprobs import fake_logprobs
 from language_server.fake_request import FakeAdmission, FakeRequest
 from language_server.inbox import Inbox
@@ -76,6 +77,7 @@ class FakeEngine:
         self._events = pb.SessionEvent()
         self._awake = asyncio.Event()
         self._stats: Counter[str] = Counter()
+        self._stalls = GrantStalls()
 
     def send(self, command: engine_pb2.EngineCommand) -> None:
         """From any thread."""
@@ -129,6 +131,7 @@ class FakeEngine:
             del request.missing[key]
             self._stats["inbox_hits"] += 1
         self._stats["inbox_misses"] += len(request.missing)
+        request.lacked_media = bool(request.missing)
         self._events.admitted.add(handle=request.handle, needed_keys=list(request.missing))
 
     def _finish(
@@ -146,7 +149,9 @@ class FakeEngine:
             reason=reason,
             error=error,
             stop_token_id=stop_token_id,
-            times=request.times(),
+            times=[
+                common_pb2.StageTime(stage=stage.name, milliseconds=1000 * stage.seconds) for stage in request.stages()
+            ],
             prompt_tokens=len(request.prompt_ids),
             output_tokens=request.made,
         )
@@ -162,6 +167,7 @@ class FakeEngine:
     def _tick(self) -> None:
         """Lets time pass for all requests, and tells everything that happened since the last tick."""
         now = time.monotonic()
+        said = self._stats["decode_tokens"]
         for request in list(self._requests.values()):
             if now >= request.deadline:
                 self._fail(request, DeadlineError("the request's time is up"))
@@ -175,9 +181,26 @@ class FakeEngine:
         running = sum(not request.missing for request in self._requests.values())
         waiting = len(self._requests) - running
         events.load.CopyFrom(common_pb2.Load(running=running, waiting=waiting))
-        gauges = {"running": running, "waiting": waiting, "inbox_bytes": self._used_bytes()}
-        stats = engine_pb2.EngineStats(values={**self._stats, **gauges})
-        self._on_events(engine_pb2.EngineEvents(events=events, stats=stats))
+        stats = engine_pb2.EngineStats(values={**self._stats, **self._gauges(), "running": running, "waiting": waiting})
+        told = engine_pb2.EngineEvents(events=events, stats=stats)
+        if said < self._stats["decode_tokens"]:
+            self._stats["steps"] += 1
+            self._stats["decode_steps"] += 1
+            told.step.tokens = self._stats["decode_tokens"] - said
+            told.step.seconds = time.monotonic() - now
+        self._on_events(told)
+
+    def _gauges(self) -> dict[str, float]:
+        held = sum(self._held.values())
+        return {
+            "inbox_bytes": self._used_bytes() - held,
+            "inbox_cached_bytes": held,
+            "inbox_capacity_bytes": self._capacity,
+            "inbox_entries": len(self._held),
+            "grant_stalls": self._stalls.count,
+            "grant_stall_seconds": self._stalls.seconds,
+            "grants_stalled": self._stalls.waiting,
+        }
 
     def _describe_prompt(self, request: FakeRequest) -> None:
         """Its log probabilities, if they are wanted, in pieces."""
@@ -219,6 +242,12 @@ class FakeEngine:
     def _assign_room(self) -> None:
         """Grants in order of arrival and prompt, until one has to wait for room."""
         on_their_way = {granted.key for granted in self._granted.values()} | self._checking.keys()
+        self._grant_all(on_their_way)
+        wanted = {key for request in self._requests.values() for key in request.missing}
+        self._stalls.update(wanted - on_their_way)
+
+    def _grant_all(self, on_their_way: set[MediaKey]) -> None:
+        """`on_their_way`: keys that have a grant; those that get one are added."""
         for request in self._requests.values():
             for key, rows in request.missing.items():
                 if key in on_their_way:

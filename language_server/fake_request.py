@@ -17,6 +17,7 @@ from common.media_key import MediaKey
 from common.models.config import ModelConfig, load_config
 from common.pb import common_pb2
 from common.pb import language_pb2 as pb
+from common.stages import TimedStage
 from language_server.engine.limits import Limits
 from language_server.engine.sampling_params import SamplingParams, read_sampling
 from language_server.fake_script import Script, default_answer
@@ -82,6 +83,7 @@ class FakeRequest:
     started_at: float | None = None
     made: int = 0
     bad_transfers: int = 0
+    lacked_media: bool = False  # when it arrived
 
     def token(self, index: int) -> int:
         """Token `index` of the output; an answer that must not end yet is said again from the start."""
@@ -113,11 +115,17 @@ class FakeRequest:
         """All that comes before a scripted failure is out."""
         return self.failure is not None and self.made >= len(self.answer)
 
-    def times(self) -> list[common_pb2.StageTime]:
+    def stages(self) -> list[TimedStage]:
+        """As a real engine tells them, of a request that ends now; its prefill takes no time."""
         now = time.monotonic()
         started = self.started_at or now
-        stages = {"queue": started - self.arrived_at, "prefill": 0.0, "decode": now - started}
-        return [common_pb2.StageTime(stage=stage, milliseconds=1000 * took) for stage, took in stages.items()]
+        stages = [TimedStage(name="queue", start=self.arrived_at, end=started)]
+        if self.lacked_media:
+            stages.append(TimedStage(name="inbox", start=self.arrived_at, end=started))
+        if self.started_at is not None:
+            stages.append(TimedStage(name="prefill", start=started, end=started))
+            stages.append(TimedStage(name="decode", start=started, end=now))
+        return stages
 
 
 class FakeAdmission:

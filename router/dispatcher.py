@@ -65,7 +65,8 @@ class Dispatcher:
         )
         plans = [self._plan(model, request, routed, sampling) for routed in prompts]
         if (wanted := request.content_format()) is not None:
-            grammar = await generation.during(self._grammars.run(lambda: content_grammar(wanted, model.marks)))
+            with generation.stages.stage("grammar"):
+                grammar = await generation.during(self._grammars.run(lambda: content_grammar(wanted, model.marks)))
             for plan in plans:
                 plan.sampling.grammar.CopyFrom(grammar)
         return plans
@@ -101,4 +102,5 @@ class Dispatcher:
         """Raises Problem (400): something in it can't be enforced."""
         if thinking is Thinking.POSSIBLE and (request.continue_final_message or not model.template.thinks):
             thinking = Thinking.NONE  # nobody expects it there
-        return await generation.during(self._grammars.run(lambda: chat_grammar(request, model.marks, thinking)))
+        with generation.stages.stage("grammar"):
+            return await generation.during(self._grammars.run(lambda: chat_grammar(request, model.marks, thinking)))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
-from common.metrics import STAGE_BUCKETS
+from common.metrics import STAGE_BUCKETS, CacheMetrics, StageMetrics
+
+STAGES = ("body", "parse", "template", "fetch", "hash", "size", "tokenize", "grammar")
 
 _TOKEN_BUCKETS = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_ALIASES = "alias"  # the cache that all processes of a router have in common
 
 
 class RouterMetrics:
@@ -41,19 +47,42 @@ class RouterMetrics:
         self.media_bytes = gauge("epd_media_bytes", "Bodies and media held.")
         self.retries = counter("epd_retries", "Attempts after the first.", "what")
         self.migrations = counter("epd_migrations", "Requests that went on at another language server.", "cause")
-        self.cache_hits = counter("epd_cache_hits", "Look-ups that found something.", "cache")
-        self.cache_misses = counter("epd_cache_misses", "Look-ups that found nothing.", "cache")
         self.ignored_fields = counter("epd_ignored_fields", "Unknown request fields.")
         self.prompt_tokens = counter("epd_prompt_tokens", "Tokens of admitted prompts.")
         self.output_tokens = counter("epd_output_tokens", "Tokens of answers.")
-        self.stage = histogram("epd_stage_seconds", "Time by stage of a request.", STAGE_BUCKETS, "stage")
+        self.stages = StageMetrics(self.registry, "Time of a request's stages in the router.", STAGES)
+        self.request = histogram(
+            "epd_request_seconds", "From a request's head to its end.", STAGE_BUCKETS, "endpoint", "outcome"
+        )
         self.first_token = histogram("epd_time_to_first_token_seconds", "From request to first token.", STAGE_BUCKETS)
         self.inter_token = histogram("epd_inter_token_seconds", "Between a request's tokens.", _TOKEN_BUCKETS)
+        caches = CacheMetrics(self.registry)
+        self.grids = caches.cache("grid")
+        self.aliases = caches.cache(_ALIASES)
 
     def exposition(self) -> bytes:
         """As Prometheus reads it; of all processes together."""
         if self._shared is None:
             return generate_latest(self.registry)
         together = CollectorRegistry()
-        MultiProcessCollector(together, str(self._shared))  # type: ignore[no-untyped-call]
+        together.register(_Together(self.registry, self._shared))
         return generate_latest(together)
+
+
+class _Together(Collector):
+    """What all processes have counted; what they have in common is not added up."""
+
+    def __init__(self, ours: CollectorRegistry, shared: Path) -> None:
+        self._ours = ours
+        self._all = MultiProcessCollector(None, str(shared))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._all.collect():  # type: ignore[no-untyped-call]
+            if metric.type == "gauge":
+                metric.samples = [
+                    sample._replace(value=self._ours.get_sample_value(sample.name, sample.labels) or 0.0)
+                    if sample.labels.get("cache") == _ALIASES
+                    else sample
+                    for sample in metric.samples
+                ]
+            yield metric

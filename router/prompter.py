@@ -98,7 +98,8 @@ class Prompter:
                 options=options,
             )
 
-        pieces = await self._aside(render, size, generation)
+        with generation.stages.stage("template"):
+            pieces = await self._aside(render, size, generation)
         thinking = self._thinking(model, request, pieces)
         items = await self._items(conversation, generation, salt, hold)
         prompt = await self._prompt(model, pieces, items, generation)
@@ -131,7 +132,8 @@ class Prompter:
                 for param, prompt in prompts.items()
             ]
 
-        tokenized = await self._aside(tokenize, sum(map(len, texts)), generation)
+        with generation.stages.stage("tokenize"):
+            tokenized = await self._aside(tokenize, sum(map(len, texts)), generation)
         return [RoutedPrompt(prompt=Prompt(ids=ids, spans=[]), affinity=_affinity(salt, ids)) for ids in tokenized]
 
     def _thinking(self, model: ServedModel, request: ChatRequest, pieces: Sequence[Piece]) -> Thinking:
@@ -150,7 +152,9 @@ class Prompter:
         if not conversation.media:
             return []
         began = time.monotonic()
-        items = await generation.during(self._loader.load(conversation.media, salt=salt, hold=hold))
+        items = await generation.during(
+            self._loader.load(conversation.media, salt=salt, hold=hold, stages=generation.stages)
+        )
         generation.timings["fetch"] = (time.monotonic() - began) * 1000
         await generation.learn(items)
         self._loader.remember(conversation.media, items, salt=salt)
@@ -175,7 +179,8 @@ class Prompter:
                 tokenize=model.tokenize,
             )
 
-        return await self._aside(build, sum(len(piece) for piece in pieces if isinstance(piece, str)), generation)
+        with generation.stages.stage("tokenize"):
+            return await self._aside(build, sum(len(piece) for piece in pieces if isinstance(piece, str)), generation)
 
     async def _aside(self, work: Callable[[], T], characters: int, generation: Generation) -> T:
         """The result of `work` on so much text, which leaves the event loop if it is much."""

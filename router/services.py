@@ -70,7 +70,7 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
     waiters = Threads(ThreadPoolExecutor(config.media_fetches, "media"))  # for name servers and disks
     grammars = Threads(grammar_threads("grammars", _GRAMMAR_THREADS))
     files = LocalFiles(config.allowed_local_media_path, timeout=config.media_timeout_seconds, threads=waiters)
-    aliases = Aliases(shared / "aliases.sqlite" if shared is not None else None)
+    aliases = Aliases(metrics.aliases, shared / "aliases.sqlite" if shared is not None else None)
     fetcher = Fetcher(
         timeout=config.media_timeout_seconds,
         connect_timeout=config.media_connect_seconds,
@@ -90,7 +90,7 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
         dispatcher=Dispatcher(prompter=prompter, grammars=grammars),
         metrics=metrics,
         budget=ByteBudget(config.media_budget_bytes, metrics.media_bytes),
-        grids=GridMemory(),
+        grids=GridMemory(metrics.grids),
         gate=Gate(config.max_requests, metrics),
         unknown_fields=UnknownFields(strict=config.strict_fields, metrics=metrics),
     )

@@ -40,7 +40,7 @@ class GrantClosed(_message.Message):
     def __init__(self, grant_id: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class EngineEvents(_message.Message):
-    __slots__ = ("events", "opened", "revoked", "stats", "ready", "failed", "idle", "commands")
+    __slots__ = ("events", "opened", "revoked", "stats", "ready", "failed", "idle", "commands", "step")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class EngineEvents(_message.Message):
     FAILED_FIELD_NUMBER: _ClassVar[int]
     IDLE_FIELD_NUMBER: _ClassVar[int]
     COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     events: _language_pb2.SessionEvent
     opened: _containers.RepeatedCompositeFieldContainer[GrantRegion]
     revoked: _containers.RepeatedScalarFieldContainer[bytes]
@@ -57,7 +58,16 @@ class EngineEvents(_message.Message):
     failed: str
     idle: bool
     commands: int
-    def __init__(self, events: _Optional[_Union[_language_pb2.SessionEvent, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[GrantRegion, _Mapping]]] = ..., revoked: _Optional[_Iterable[bytes]] = ..., stats: _Optional[_Union[EngineStats, _Mapping]] = ..., ready: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., failed: _Optional[str] = ..., idle: bool = ..., commands: _Optional[int] = ...) -> None: ...
+    step: Step
+    def __init__(self, events: _Optional[_Union[_language_pb2.SessionEvent, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[GrantRegion, _Mapping]]] = ..., revoked: _Optional[_Iterable[bytes]] = ..., stats: _Optional[_Union[EngineStats, _Mapping]] = ..., ready: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., failed: _Optional[str] = ..., idle: bool = ..., commands: _Optional[int] = ..., step: _Optional[_Union[Step, _Mapping]] = ...) -> None: ...
+
+class Step(_message.Message):
+    __slots__ = ("tokens", "seconds")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    tokens: int
+    seconds: float
+    def __init__(self, tokens: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class GrantRegion(_message.Message):
     __slots__ = ("grant_id", "offset", "layout")

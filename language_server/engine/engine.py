@@ -37,6 +37,8 @@ from language_server.engine.media_ledger import MediaLedger
 from language_server.engine.model_runner import ModelRunner, StepResult
 from language_server.engine.request import Request
 from language_server.engine.scheduler import Schedule, Scheduler
+from language_server.engine.stage_times import stage_times
+from language_server.engine.stats import Stats, gauges
 from language_server.engine.throughput import Throughput
 
 log = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ class Engine:
         self._events = engine_pb2.EngineEvents()
         self._rate = Throughput()
         self._idle = True
-        self.stats: Counter[str] = Counter()
+        self.stats = Stats()
 
     # -- commands -----------------------------------------------------------------------------------------------
 
@@ -109,13 +111,9 @@ class Engine:
             self._events.events.finished.add(handle=generate.handle, reason=pb.Finished.ERROR, error=error.to_wire())
             return
         self._scheduler.add(request)
-        items = {span.key for span in request.spans}
         missing = [key for key in request.needed_keys() if not self._media.held(key)]
-        self.stats["accepted"] += 1
-        self.stats["cached_tokens"] += request.computed
-        self.stats["prefix_hits" if request.computed else "prefix_misses"] += 1
-        self.stats["inbox_hits"] += len(items) - len(missing)
-        self.stats["inbox_misses"] += len(missing)
+        request.lacked_media = bool(missing)
+        self.stats.count_admission(request, missing=len(missing))
         self._events.events.admitted.add(handle=request.handle, cached_tokens=request.computed, needed_keys=missing)
 
     def _compile_grammar(self, request: Request) -> None:
@@ -144,7 +142,9 @@ class Engine:
             self._finish(request, pb.Finished.ABORTED, error=CancelledError("aborted"))
 
     def media_filled(self, grant_id: bytes) -> None:
-        self._media.filled(grant_id, self._scheduler.unfinished.values())
+        for request in self._media.filled(grant_id, self._scheduler.unfinished.values()):
+            if request.media_at is None and request.computable_end(self._media.held) == request.num_tokens:
+                request.media_at = time.monotonic()
 
     def grant_closed(self, grant_id: bytes, reason: str) -> None:
         """The front does not write under this grant any more; with a `reason`, because of bad frames."""
@@ -199,8 +199,11 @@ class Engine:
         if schedule.chunks or schedule.copies:
             started = time.monotonic()
             result = self._runner.run(schedule, self)
-            self._rate.add(schedule, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._rate.add(schedule, seconds)
             self._postprocess(schedule, result)
+            self._events.step.tokens = self.stats.count_step(schedule)
+            self._events.step.seconds = seconds
         return self._take_events()
 
     def tensor(self, key: MediaKey) -> tuple[EmbeddingLayout, torch.Tensor]:
@@ -219,6 +222,7 @@ class Engine:
                 continue
             del self._compiling[request.handle]
             compiling, request.compiling = request.compiling, None
+            request.compiled_at = time.monotonic()
             if (error := compiling.exception()) is None:
                 request.grammar = compiling.result()
                 if request.grammar.complete:  # by the tokens that were made elsewhere
@@ -230,7 +234,6 @@ class Engine:
                 self._fail(request, InternalError("the grammar broke the compiler"))
 
     def _postprocess(self, schedule: Schedule, result: StepResult) -> None:
-        self._count(schedule)
         for piece in result.prompts:
             piece.request.next_prompt_logprob = piece.start + len(piece.tokens)
             self._events.events.prompt_logprobs.add(handle=piece.request.handle, start=piece.start, tokens=piece.tokens)
@@ -271,14 +274,6 @@ class Engine:
         elif made >= sampling.max_tokens:
             self._finish(request, pb.Finished.LENGTH)
 
-    def _count(self, schedule: Schedule) -> None:
-        decodes = sum(1 for chunk in schedule.chunks if chunk.is_decode)
-        prefill = sum(chunk.length for chunk in schedule.chunks if not chunk.is_decode)
-        self.stats["steps"] += 1
-        self.stats["prefill_tokens"] += prefill
-        self.stats["decode_tokens"] += decodes
-        self.stats["decode_steps"] += decodes > 0
-
     # -- ends ---------------------------------------------------------------------------------------------------
 
     def _expire(self) -> None:
@@ -306,14 +301,16 @@ class Engine:
             compiling.compiling.cancel()
         for key in {span.key for span in request.spans}:
             self._bad_transfers.pop((request.handle, key), None)
-        outcome = {pb.Finished.ABORTED: "aborted", pb.Finished.ERROR: "failed"}.get(reason, "finished")
-        self.stats[outcome] += 1
+        self.stats.count_end(reason)
         self._events.events.finished.add(
             handle=request.handle,
             reason=reason,
             error=error.to_wire() if error else None,
             stop_token_id=stop_token_id,
-            times=_stage_times(request),
+            times=[
+                common_pb2.StageTime(stage=stage.name, milliseconds=1000 * stage.seconds)
+                for stage in stage_times(request)
+            ],
             prompt_tokens=len(request.prompt_ids),
             cached_tokens=request.cached_tokens or 0,
             output_tokens=len(request.output_ids),
@@ -340,7 +337,11 @@ class Engine:
             if request.handle in self._scheduler.unfinished:
                 events.events.received.add(handle=request.handle, key=key)
         events.events.load.CopyFrom(self._load())
-        events.stats.values.update(self._gauges())
+        events.stats.values.update(self.stats)
+        events.stats.values.update(gauges(self._scheduler, self._blocks, self._media))
+        events.stats.values.update(self._runner.gauges)
+        if self._grammars is not None:
+            events.stats.values.update(self._grammars.gauges)
         return events
 
     def _load(self) -> common_pb2.Load:
@@ -354,31 +355,3 @@ class Engine:
         return common_pb2.Load(
             queue_seconds=self._rate.seconds(queued), running=running, waiting=len(requests) - running
         )
-
-    def _gauges(self) -> dict[str, float]:
-        return {
-            **self.stats,
-            "running": self._scheduler.running,
-            "waiting": len(self._scheduler.unfinished) - self._scheduler.running,
-            "kv_blocks_used": self._blocks.used,
-            "kv_blocks": self._blocks.num_blocks,
-            "kv_evictions": self._blocks.evictions,
-            "preemptions": self._scheduler.preemptions,
-            "inbox_bytes": self._media.needed_bytes,
-            "inbox_cached_bytes": self._media.cached_bytes,
-            "inbox_pins": self._media.pins,
-            "prefix_cached_blocks": self._blocks.cached,
-            "inbox_evictions": self._media.evictions,
-            "inbox_stolen": self._media.stolen,
-            **self._runner.gauges,
-            **(self._grammars.gauges if self._grammars is not None else {}),
-        }
-
-
-def _stage_times(request: Request) -> list[common_pb2.StageTime]:
-    """queue: arrival to first computation; prefill: to the first token; decode: to now. Milliseconds."""
-    now = time.monotonic()
-    started = request.started_at or now
-    first = request.first_token_at or now
-    stages = (("queue", request.arrived_at, started), ("prefill", started, first), ("decode", first, now))
-    return [common_pb2.StageTime(stage=stage, milliseconds=(end - start) * 1000) for stage, start, end in stages]

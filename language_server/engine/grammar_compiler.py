@@ -85,7 +85,12 @@ class GrammarCompiler:
     @property
     def gauges(self) -> dict[str, float]:
         """For the metrics."""
-        return {**self._lookups, "grammars": self._compiled, "grammar_compile_seconds": self._seconds}
+        return {
+            **self._lookups,
+            "grammars": self._compiled,
+            "grammar_compile_seconds": self._seconds,
+            "grammar_entries": len(self._known),
+        }
 
     def submit(
         self, grammar: GrammarParams, output_ids: Sequence[int], stop_ids: frozenset[int]

@@ -28,6 +28,7 @@ class KVCache:
 
     def __init__(self, shape: KVCacheShape, *, num_blocks: int, device: torch.device) -> None:
         size = (shape.layers, 2, num_blocks, shape.block_size, shape.kv_heads, shape.head_dim)
+        self.block_bytes = shape.block_bytes
         # Zeros, not garbage: a padded gather may read slots that were never written, and 0 * NaN is NaN.
         self._memory = torch.zeros(size, dtype=shape.dtype, device=device)
         self.layers = tuple((layer[0], layer[1]) for layer in self._memory)

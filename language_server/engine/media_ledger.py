@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from common.embeddings import EmbeddingLayout
 from common.media_key import MediaKey
 from language_server.engine.arena import PAGE_BYTES
+from language_server.engine.grant_stalls import GrantStalls
 from language_server.engine.request import Request
 
 
@@ -102,6 +103,17 @@ class MediaLedger:
         self._changes = Changes()
         self.evictions = 0
         self.stolen = 0
+        self.stalls = GrantStalls()
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of the arena."""
+        return self._extents.capacity
+
+    @property
+    def held_items(self) -> int:
+        """Whether somebody needs them or not."""
+        return sum(item.state is State.HELD for item in self._items.values())
 
     @property
     def cached_bytes(self) -> int:
@@ -151,18 +163,22 @@ class MediaLedger:
 
     # -- what the front reports ---------------------------------------------------------------------------------
 
-    def filled(self, grant_id: bytes, unfinished: Iterable[Request]) -> None:
-        """Every byte of the grant is verified and in place. A grant that was revoked meanwhile is left to `closed`."""
+    def filled(self, grant_id: bytes, unfinished: Iterable[Request]) -> list[Request]:
+        """Every byte of the grant is verified and in place. A grant that was revoked meanwhile is left to `closed`.
+
+        Returns:
+            Those of `unfinished` that wanted the item.
+        """
         item = self._by_grant.get(grant_id)
         if item is None or item.state is not State.GRANTED:
-            return
+            return []
         del self._by_grant[grant_id]
         item.state = State.HELD
         self._clock += 1
         item.last_used = self._clock
-        for request in unfinished:
-            if item.key in request.needed_keys():
-                self._changes.received.append((request, item.key))
+        wanted_by = [request for request in unfinished if item.key in request.needed_keys()]
+        self._changes.received += [(request, item.key) for request in wanted_by]
+        return wanted_by
 
     def closed(self, grant_id: bytes) -> Item | None:
         """Nobody writes under this grant any more, because we revoked it or because of a bad frame."""
@@ -195,6 +211,10 @@ class MediaLedger:
         for request in requests:
             for place, key in enumerate(request.needed_keys()):
                 self._wanted.setdefault(key, (request.arrival, place))
+        self._grant(requests)
+        self.stalls.update([key for key in self._wanted if key not in self._items])
+
+    def _grant(self, requests: Iterable[Request]) -> None:
         for request in requests:
             for place, key in enumerate(request.needed_keys()):
                 if key in self._items:

@@ -108,6 +108,7 @@ class ModelRunner:
     def gauges(self) -> dict[str, float]:
         """For the metrics."""
         return {
+            "kv_block_bytes": self._kv_cache.block_bytes,
             "grammar_mask_seconds": self._masks.seconds,
             "grammar_wait_seconds": self._masks.waited_seconds,
         }

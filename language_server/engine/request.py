@@ -67,6 +67,9 @@ class Request:
     next_prompt_logprob: int = 1  # the prompt token whose log probability is to be sent next
 
     arrived_at: float = field(default_factory=time.monotonic)
+    lacked_media: bool = False  # when it arrived, some of its items were not there
+    media_at: float | None = None  # all of them were, for the first time
+    compiled_at: float | None = None  # its grammar
     started_at: float | None = None
     first_token_at: float | None = None
 

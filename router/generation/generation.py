@@ -39,6 +39,7 @@ from router.generation.mailbox import Mailbox
 from router.media.grids import GridMemory
 from router.metrics import RouterMetrics
 from router.problems import ItemError
+from router.stages import Stages
 
 T = TypeVar("T")
 
@@ -78,6 +79,7 @@ class Generation:
         request_id: for the servers' logs.
         salt: of the tenant.
         deadline: in the event loop's time; the servers end the request then. Here, it is whoever waits that ends it.
+        stages: of the request.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Generation:
         request_id: str,
         salt: bytes,
         deadline: float,
+        stages: Stages,
     ) -> None:
         self._fleet = fleet
         self._config = config
@@ -100,12 +103,13 @@ class Generation:
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
         self._deadline = deadline
+        self.stages = stages
         self.mailbox: Mailbox[Message] = Mailbox()
         self._encodes: dict[bytes, ItemEncode] = {}
         self._by_handle: dict[int, Choice] = {}
         self.choices: list[Choice] = []
         self.plans: tuple[Plan, ...] = ()
-        self.timings: dict[str, float] = {}  # milliseconds by stage
+        self.timings: dict[str, float] = {}  # milliseconds by stage, as clients are shown them
         self.cached_tokens = 0
         self.first_token_s: float | None = None
 
@@ -117,7 +121,6 @@ class Generation:
             if item.key in self._encodes:
                 continue
             known = self._grids.get(item.key)
-            (self._metrics.cache_hits if known else self._metrics.cache_misses).labels("grid").inc()
             encode = self._encodes[item.key] = ItemEncode(
                 item,
                 fleet=self._fleet,
@@ -131,8 +134,14 @@ class Generation:
             )
             if known is None:
                 encode.open()
-        while any(encode.metadata is None for encode in self._encodes.values()):
-            await self.step()
+        if self._sizes_are_known():
+            return
+        with self.stages.stage("size"):
+            while not self._sizes_are_known():
+                await self.step()
+
+    def _sizes_are_known(self) -> bool:
+        return all(encode.metadata is not None for encode in self._encodes.values())
 
     async def during(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which is cancelled if the client leaves."""

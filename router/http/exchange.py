@@ -28,6 +28,7 @@ from router.http.body import Body, parse_json
 from router.media.budget import Hold
 from router.problems import ItemError, Problem, problem_of
 from router.services import Services
+from router.stages import Stages
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class Exchange(Response, Generic[RequestT]):
         self._id = request_id
         self._began = time.monotonic()
         self._deadline = asyncio.get_running_loop().time() + services.config.request_timeout_seconds
+        self._stages = Stages(services.metrics)
         self._generation: Generation | None = None
+        self._problem: Problem | None = None  # what it ended in
         self._paths = UNCHANGED
         self._shape: Shape | None = None  # once the stream has begun
 
@@ -89,8 +92,10 @@ class Exchange(Response, Generic[RequestT]):
         stack.enter_context(services.gate.enter(limit))
         hold = Hold(services.budget)
         stack.callback(hold.release)
-        body = await incoming.read(limit=config.max_body_bytes, hold=hold, timeout=config.body_timeout_seconds)
-        parsed = await self._parse(body)
+        with self._stages.stage("body"):
+            body = await incoming.read(limit=config.max_body_bytes, hold=hold, timeout=config.body_timeout_seconds)
+        with self._stages.stage("parse"):
+            parsed = await self._parse(body)
         request = parsed.request
         self._check_model(request.model)
         generation = self._generation = Generation(
@@ -101,6 +106,7 @@ class Exchange(Response, Generic[RequestT]):
             request_id=self._id,
             salt=salt,
             deadline=self._deadline,
+            stages=self._stages,
         )
         stack.push_async_callback(generation.close, "the request has ended")
         watcher = asyncio.create_task(_watch(receive, generation))
@@ -167,6 +173,7 @@ class Exchange(Response, Generic[RequestT]):
         return DeadlineError(f"the request took longer than {self._services.config.request_timeout_seconds:g} s")
 
     async def _fail(self, problem: Problem, incoming: Body, send: Send) -> int:
+        self._problem = problem
         if problem.status == 499:
             return 499  # nobody is there to hear it
         problem = self._paths.restore(problem)
@@ -186,28 +193,35 @@ class Exchange(Response, Generic[RequestT]):
         return problem.status
 
     def _report(self, status: int) -> None:
-        metrics = self._services.metrics
+        metrics, seconds = self._services.metrics, time.monotonic() - self._began
         if status == 499:
+            outcome = "aborted"
             metrics.aborted.inc()
         elif status == 200:
+            outcome = "finished"
             metrics.finished.inc()
         else:
+            outcome = "failed"
             metrics.failed.labels(str(status)).inc()
-        fields: dict[str, Any] = {"status": status, "seconds": round(time.monotonic() - self._began, 3)}
+        metrics.request.labels(self._endpoint.name, outcome).observe(seconds)
+        fields: dict[str, Any] = {"outcome": outcome, "status": status, "seconds": round(seconds, 3)}
+        if self._problem is not None:
+            fields["code"] = self._problem.code
+        milliseconds = self._stages.milliseconds
         generation = self._generation
         if generation is not None and generation.choices:
             tokens = sum(len(choice.output.ids) for choice in generation.choices)
             prompt_tokens = sum(len(plan.prompt.ids) for plan in generation.plans)
             metrics.prompt_tokens.inc(prompt_tokens)
             metrics.output_tokens.inc(tokens)
-            for stage, milliseconds in generation.timings.items():
-                metrics.stage.labels(stage).observe(milliseconds / 1000)
+            milliseconds = {**milliseconds, **generation.timings}
             fields |= {
                 "prompt_tokens": prompt_tokens,
                 "cached_tokens": generation.cached_tokens,
                 "output_tokens": tokens,
                 "first_token": round(generation.first_token_s, 3) if generation.first_token_s is not None else None,
             }
+        fields["stages_ms"] = {stage: round(value, 1) for stage, value in milliseconds.items()}
         log.info(self._endpoint.name, extra={"request_id": self._id, **fields})
 
 

@@ -11,6 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.metrics import Cache
 from common.pb import common_pb2
 
 _CAPACITY = 100_000
@@ -34,11 +35,13 @@ class Aliases:
     remembered: writing a row again gives it the highest number, and rows of too low a number go.
 
     Args:
+        metrics: of this cache.
         path: of the file that the processes share; None: memory of this process.
         capacity: names that are kept, at most.
     """
 
-    def __init__(self, path: Path | None = None, capacity: int = _CAPACITY) -> None:
+    def __init__(self, metrics: Cache, path: Path | None = None, capacity: int = _CAPACITY) -> None:
+        self._metrics = metrics
         self._capacity = capacity
         self._rows = sqlite3.connect(path or ":memory:", timeout=_LOCK_S, isolation_level=None)
         self._rows.execute("PRAGMA journal_mode = WAL")
@@ -47,6 +50,10 @@ class Aliases:
             "CREATE TABLE IF NOT EXISTS aliases (number INTEGER PRIMARY KEY AUTOINCREMENT, tenant BLOB, word TEXT,"
             " uuid TEXT, kind INTEGER, options BLOB, digest BLOB, sizes TEXT, UNIQUE (tenant, word, uuid))"
         )
+        metrics.bytes.set_function(
+            lambda: self._number("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        )
+        metrics.entries.set_function(lambda: self._number("SELECT count(*) FROM aliases"))
 
     def get(self, tenant: bytes, word: str, uuid: str) -> Remembered | None:
         row = self._rows.execute(
@@ -54,7 +61,9 @@ class Aliases:
             (tenant, word, uuid),
         ).fetchone()
         if row is None:
+            self._metrics.misses.inc()
             return None
+        self._metrics.hits.inc()
         kind, options, digest, sizes = row
         found = Remembered(
             kind=kind,
@@ -76,7 +85,13 @@ class Aliases:
             ),
         )
         assert cursor.lastrowid is not None
-        self._rows.execute("DELETE FROM aliases WHERE number <= ?", (cursor.lastrowid - self._capacity,))
+        gone = self._rows.execute("DELETE FROM aliases WHERE number <= ?", (cursor.lastrowid - self._capacity,))
+        self._metrics.evictions.inc(gone.rowcount)
 
     def close(self) -> None:
         self._rows.close()
+
+    def _number(self, query: str) -> int:
+        (number,) = self._rows.execute(query).fetchone()
+        assert isinstance(number, int)
+        return number

@@ -21,6 +21,7 @@ from router.media.budget import Hold
 from router.media.fetch import Fetcher
 from router.media.files import LocalFiles
 from router.problems import ItemError, MediaUnknownError
+from router.stages import Stages
 from router.threads import Threads
 
 T = TypeVar("T")
@@ -93,14 +94,14 @@ class MediaLoader:
                 )
                 raise ItemError(error, ref.param)
 
-    async def load(self, refs: Sequence[MediaRef], *, salt: bytes, hold: Hold) -> list[MediaItem]:
+    async def load(self, refs: Sequence[MediaRef], *, salt: bytes, hold: Hold, stages: Stages) -> list[MediaItem]:
         """All items, loaded side by side.
 
         Raises:
             ItemError: of the first one that can't be had; the others are given up.
         """
         sent = [ref for ref in refs if ref.urls]
-        loaded = await _all(self._load_one(ref, salt, hold) for ref in sent)
+        loaded = await _all(self._load_one(ref, salt, hold, stages) for ref in sent)
         by_uuid = {(ref.word, ref.uuid): item for ref, item in zip(sent, loaded, strict=True)}
         by_key = {item.key: item for item in loaded}
         items = iter(loaded)
@@ -129,14 +130,16 @@ class MediaLoader:
         options = ref.options if ref.options.ByteSize() else found.options
         return self._item(ref, salt, found.kind, options, found.digest, found.sizes, None)
 
-    async def _load_one(self, ref: MediaRef, salt: bytes, hold: Hold) -> MediaItem:
+    async def _load_one(self, ref: MediaRef, salt: bytes, hold: Hold, stages: Stages) -> MediaItem:
         try:
-            parts = tuple(await _all(self._bytes(url, ref.kind, hold) for url in ref.urls))
+            with stages.stage("fetch"):
+                parts = tuple(await _all(self._bytes(url, ref.kind, hold) for url in ref.urls))
         except EPDError as error:
             raise ItemError(error, ref.param) from None
         sizes = tuple(map(len, parts))
         large = sum(sizes) >= _THREAD_BYTES
-        digest = await self._threads.run(lambda: media_digest(parts)) if large else media_digest(parts)
+        with stages.stage("hash"):
+            digest = await self._threads.run(lambda: media_digest(parts)) if large else media_digest(parts)
         return self._item(ref, salt, ref.kind, ref.options, digest, sizes, parts)
 
     def _item(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,6 +135,10 @@ def test_preemption_in_the_middle_changes_nothing(moe: Reference) -> None:
     handles = [moe.submit(driver, case) for case in cases]
     assert driver.run(handles) == [moe.tokens[case] for case in cases]
     assert driver.engine._scheduler.preemptions > 0
+    stats = driver.engine.step().stats.values
+    assert stats["grant_stalls"] > 0
+    assert stats["grant_stall_seconds"] > 0
+    assert stats["grants_stalled"] == 0
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -160,9 +165,15 @@ def test_prefill_goes_on_item_by_item(moe: Reference) -> None:
     second = next(span for span in prompt.spans if span.key == prompt.keys[1])
     assert driver.engine.stats["prefill_tokens"] == second.token_offset
     assert driver.outcomes[handle].tokens == []
+    time.sleep(0.02)  # so that the wait can be told from the rest
     driver.withheld.clear()
     driver.deliver()
     assert driver.run([handle]) == [moe.tokens["three images"]]
+    finished = driver.outcomes[handle].finished
+    assert finished is not None
+    times = {stage.stage: stage.milliseconds for stage in finished.times}
+    assert list(times) == ["queue", "inbox", "prefill", "decode"]
+    assert times["queue"] < 20 <= times["inbox"] <= times["queue"] + times["prefill"]
 
 
 def test_a_stalled_request_blocks_nobody(moe: Reference) -> None:

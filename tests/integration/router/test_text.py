@@ -294,6 +294,7 @@ async def test_service_paths() -> None:
         metrics = (await client.get("/metrics")).text
         assert "epd_requests_finished_total 1.0" in metrics
         assert "epd_time_to_first_token_seconds_count 1.0" in metrics
+        assert 'epd_request_seconds_count{endpoint="chat completion",outcome="finished"} 1.0' in metrics
         card = (await client.get("/v1/models/demo")).json()
         assert (card["id"], card["max_model_len"]) == ("demo", 4096)
         schema = (await client.get("/openapi.json")).json()

@@ -130,6 +130,9 @@ async def test_one_router_of_many(tmp_path: Path) -> None:
             assert response.status_code == 200, response.text
 
         await served.counted("epd_requests_finished_total", 73)
+        await served.counted('epd_cache_hits_total{cache="alias"}', 12)
+        assert await served.metric('epd_cache_entries{cache="alias"}') == 1, "what workers share is not added up"
+        assert await served.metric('epd_cache_bytes{cache="alias"}') >= 4096
         victim = served.workers()[0]
         victim.kill()
         async with asyncio.timeout(30):

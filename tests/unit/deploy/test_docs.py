@@ -9,7 +9,10 @@ from common.options import options_of
 from deploy.programs import FAKES, PROGRAMS
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTS = ["README.md", "SECURITY.md", "docs/architecture.md", "docs/errors-and-limits.md", "docs/api.md"]
+DOCUMENTS = [
+    *("README.md", "SECURITY.md"),
+    *("docs/architecture.md", "docs/errors-and-limits.md", "docs/api.md", "docs/metrics.md"),
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -104,7 +104,7 @@ async def test_an_item_is_encoded_without_any_grant() -> None:
     async with running() as rig:
         claim = await rig.finished(await rig.submit(media(5.0)))
         assert bytes(claim.item.data) == embedding(5.0, 4)
-        assert set(claim.item.seconds) == {"preprocess", "vision"}
+        assert [stage.name for stage in claim.item.stages] == ["queue", "preprocess", "batch", "vision"]
         assert rig.value("epd_encode_items_total") == 1
         assert rig.value("epd_stage_seconds_count", stage="vision") == 1
 
@@ -141,7 +141,7 @@ async def test_only_the_last_stream_to_leave_takes_the_work_with_it() -> None:
         await rig.finished(second)
         assert rig.tower.values == [[0.0], [1.0]]  # the cancelled item left the queue before it was encoded
         await rig.finished(blocker)
-        assert rig.value("epd_cache_bytes") == (16 + 4) * 128
+        assert rig.value("epd_cache_bytes", cache="embeddings") == (16 + 4) * 128
 
 
 async def test_cancelled_in_the_tower_its_room_comes_back_after_the_batch() -> None:
@@ -152,7 +152,7 @@ async def test_cancelled_in_the_tower_its_room_comes_back_after_the_batch() -> N
         rig.engine.leave(doomed)
         successor = await rig.submit(media(1.0))  # the same key: a new item, for the old one is lost
         assert successor.item is not doomed.item
-        assert rig.value("epd_cache_bytes") == 4 * 128
+        assert rig.value("epd_cache_bytes", cache="embeddings") == 4 * 128
         rig.tower.gate.set()
         await rig.finished(successor)
         assert bytes(successor.item.data) == embedding(1.0, 4)
@@ -214,7 +214,7 @@ async def test_bad_items_fail_alone_and_with_their_own_error() -> None:
         assert bytes(good.item.data) == embedding(7.0, 4)
         for claim in bad.values():
             rig.engine.leave(claim)
-        await eventually(lambda: rig.value("epd_cache_bytes") == 2 * 4 * 128)
+        await eventually(lambda: rig.value("epd_cache_bytes", cache="embeddings") == 2 * 4 * 128)
 
 
 async def test_an_item_that_can_never_fit_is_refused_at_once() -> None:
@@ -245,7 +245,7 @@ async def test_wanted_items_keep_their_room_and_the_next_waits_for_it() -> None:
         await settled()
         assert waiter.item.stage is Stage.WAITING
         rig.engine.begin_grant(holder)
-        assert rig.value("epd_cache_pins") == 1
+        assert rig.value("epd_cache_pins", cache="embeddings") == 1
         rig.engine.end_grant(holder, shipped=True)  # it was shipped: whoever wants it has it
         await rig.finished(waiter)
         assert holder.item.stage is Stage.SHELVED
@@ -475,7 +475,7 @@ async def test_any_mix_of_streams_ends_and_leaves_nothing_pinned(seed: int) -> N
     async with running(cache_rows=24, max_batch_patches=48, max_waiting_items=1000) as rig:
         async with asyncio.timeout(WAIT):
             await asyncio.gather(*(one_stream(rig, number) for number in range(120)))
-        await eventually(lambda: rig.value("epd_cache_pins") == 0)
+        await eventually(lambda: rig.value("epd_cache_pins", cache="embeddings") == 0)
         load = rig.engine.load()
         assert (load.running, load.waiting) == (0, 0)
         await rig.finished(await rig.submit(media(99.0, grid=(6, 4, 4))))  # the whole pool can be had again

@@ -50,7 +50,11 @@ class Rig:
     async def idle(self) -> None:
         """Waits until the server holds nothing for any stream."""
         async with asyncio.timeout(WAIT):
-            while self.value("epd_cache_pins") or self.engine.load().running or self.engine.load().waiting:
+            while (
+                self.value("epd_cache_pins", cache="embeddings")
+                or self.engine.load().running
+                or self.engine.load().waiting
+            ):
                 await asyncio.sleep(0.001)
 
 

@@ -5,7 +5,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from common.metrics import Cache, CacheMetrics
 from common.pb import common_pb2
 from router.media.aliases import Aliases, Remembered
 
@@ -19,9 +21,13 @@ def item(number: int = 0, **options: int) -> Remembered:
     )
 
 
+def cache(registry: CollectorRegistry | None = None) -> Cache:
+    return CacheMetrics(registry or CollectorRegistry()).cache("alias")
+
+
 @pytest.fixture
 def aliases() -> Iterator[Aliases]:
-    with closing(Aliases(capacity=3)) as made:
+    with closing(Aliases(cache(), capacity=3)) as made:
         yield made
 
 
@@ -49,8 +55,23 @@ def test_what_was_not_used_for_longest_goes(aliases: Aliases) -> None:
 
 
 def test_processes_share_a_file(tmp_path: Path) -> None:
-    with closing(Aliases(tmp_path / "file")) as one, closing(Aliases(tmp_path / "file")) as two:
+    with closing(Aliases(cache(), tmp_path / "file")) as one, closing(Aliases(cache(), tmp_path / "file")) as two:
         one.put(b"", "image", "name", item(1))
         assert two.get(b"", "image", "name") == item(1)
         two.put(b"", "image", "name", item(2))
         assert one.get(b"", "image", "name") == item(2)
+
+
+def test_what_is_counted() -> None:
+    registry = CollectorRegistry()
+    with closing(Aliases(cache(registry), capacity=2)) as aliases:
+        for name in "abc":
+            aliases.put(b"", "image", name, item())
+        assert aliases.get(b"", "image", "a") is None
+        assert aliases.get(b"", "image", "c") is not None  # the last two uses of names are this one's
+        counted = {
+            name: registry.get_sample_value(f"epd_cache_{name}", {"cache": "alias"})
+            for name in ("hits_total", "misses_total", "evictions_total", "entries", "bytes")
+        }
+    assert counted.pop("bytes", 0) >= 4096
+    assert counted == {"hits_total": 1, "misses_total": 1, "evictions_total": 2, "entries": 1}

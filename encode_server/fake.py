@@ -21,10 +21,11 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from common import __version__, rpc
 from common.config import Address, CommonOptions, Size, option
 from common.embeddings import EmbeddingLayout
-from common.errors import BadMediaError, DeadlineError, EPDError, InternalError, InvalidRequestError, ModelMismatchError
+from common.errors import BadMediaError, DeadlineError, InvalidRequestError, ModelMismatchError
 from common.fake_embeddings import embedding_dtype
 from common.fingerprint import model_fingerprint
 from common.lifecycle import Shutdown
+from common.logs import RateLimitedLog
 from common.media_key import PROCESSOR_VERSION
 from common.metrics import serve_metrics, split_address
 from common.models.config import load_config
@@ -35,6 +36,7 @@ from common.state import write_state
 from common.transport.address import join
 from common.transport.base import SendTimeouts, ShipError
 from common.transport.senders import TransportChoice, network_senders
+from encode_server.account import StreamAccount
 from encode_server.fake_engine import FakeEngine, FakeItem
 from encode_server.fake_faults import Faults
 from encode_server.fake_media import plan
@@ -90,6 +92,7 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
     def __init__(self, config: FakeEncodeConfig) -> None:
         self._config = config
         self._boot_id = secrets.token_bytes(16)
+        self._faults = RateLimitedLog(log)
         self.metrics = EncodeMetrics()
         self.addresses: dict[str, str] = {}
 
@@ -151,29 +154,26 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
 
     async def Encode(self, _: object, context: Context) -> None:
         """See proto/encode.proto."""
-        stream = Stream(context, self.engine, self.metrics)
+        account = StreamAccount(self.metrics, self._faults)
+        stream = Stream(context, self.engine, account)
         try:
             await self._serve(stream)
         except asyncio.CancelledError:
-            self.metrics.requests_aborted.inc()
+            account.abort()
             raise
-        except Exception as error:  # the boundary of the process: everything becomes one typed, last event
-            failure = _first(error)
-            if not isinstance(failure, EPDError):
-                log.error("an encode stream failed", exc_info=failure)
-                failure = InternalError("the encode server failed on this item")
-            self.metrics.requests_failed.labels(code=common_pb2.Error.Code.Name(failure.code).lower()).inc()
-            await stream.send(encode_pb2.EncodeEvent(error=failure.to_wire()))
+        except Exception as error:  # noqa: BLE001  the boundary of the process: everything becomes one last event
+            await stream.send(encode_pb2.EncodeEvent(error=account.fail(error).to_wire()))
         else:
-            self.metrics.requests_finished.inc()
+            account.finish()
 
     async def _serve(self, stream: Stream) -> None:
         command = await stream.read()
         if command is None or command.WhichOneof("command") != "open":
             raise InvalidRequestError("an encode stream begins with `open`")
+        stream.account.open(command.open)
         self._check(command.open)
         self.engine.check_open()
-        self.metrics.requests_accepted.inc()
+        stream.account.accept()
         try:
             async with asyncio.timeout(command.open.deadline_seconds or None):
                 await self._encode(stream, command.open)
@@ -196,21 +196,25 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
 
     async def _deliver(self, stream: Stream, item: FakeItem) -> None:
         """Ships the item once a grant, until the router needs no more."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(item.wait("main"))
-            async for grant in stream.grants():
-                tasks.create_task(self._ship(stream, item, grant))
+        found_finished = item.finished
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(item.wait("main"))
+                async for grant in stream.grants():
+                    tasks.create_task(self._ship(stream, item, grant))
+        finally:
+            stream.account.add(*([] if found_finished else item.stages))
 
     async def _receive(self, stream: Stream, opening: encode_pb2.OpenEncode) -> common_pb2.MediaMetadata:
         upload = Upload(sizes=opening.sizes, digest=opening.media_digest)
-        with stream.stage("receive"):
+        with stream.account.stage("receive"):
             while not upload.complete:
                 command = await stream.read()
                 if command is None or command.WhichOneof("command") != "chunk":
                     raise InvalidRequestError("the media ended before all their bytes were sent")
                 upload.add(command.chunk.data)
             parts = await asyncio.to_thread(upload.parts)
-        with stream.stage("header"):
+        with stream.account.stage("header"):
             return plan(self._rules, self._limits, opening.kind, parts, opening.options)
 
     async def _ship(self, stream: Stream, item: FakeItem, grant: embedding_pb2.Grant) -> None:
@@ -223,7 +227,9 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
             return await stream.send(encode_pb2.EncodeEvent(ship_failed=failed))
         now = time.monotonic()
         self.metrics.count_delivery(delivery)
-        self.metrics.observe(TimedStage(name="transfer", start=now - delivery.seconds, end=now))
+        transfer = TimedStage(name="transfer", start=now - delivery.seconds, end=now)
+        self.metrics.observe(transfer)
+        stream.account.add(transfer)
         times = {"vision": item.seconds, "transfer": delivery.seconds}
         shipped = encode_pb2.Shipped(
             grant_id=grant.id,
@@ -283,10 +289,3 @@ def _model_info(model_dir: Path, dtype: str) -> common_pb2.ModelInfo:
         processor_version=PROCESSOR_VERSION,
         fake=True,
     )
-
-
-def _first(error: BaseException) -> BaseException:
-    """What a (nested) group of exceptions began with."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from common.errors import InvalidRequestError
 from common.pb import embedding_pb2, encode_pb2
-from common.stages import TimedStage
+from encode_server.account import StreamAccount
 from encode_server.fake_engine import FakeEngine
-from encode_server.metrics import EncodeMetrics
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[encode_pb2.EncodeCommand, encode_pb2.EncodeEvent]
@@ -23,23 +20,16 @@ if TYPE_CHECKING:
 class Stream:
     """The two directions of an `Encode` stream; several tasks may send."""
 
-    def __init__(self, context: Context, engine: FakeEngine, metrics: EncodeMetrics) -> None:
+    def __init__(self, context: Context, engine: FakeEngine, account: StreamAccount) -> None:
         self._context = context
         self._engine = engine
-        self._metrics = metrics
+        self.account = account
         self._writing = asyncio.Lock()
 
     async def read(self) -> encode_pb2.EncodeCommand | None:
         """The next command; None once the router has half-closed."""
         command: Any = await self._context.read()
         return None if command is grpc.aio.EOF else command  # type: ignore[attr-defined]
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """What is inside is a stage, if it succeeds."""
-        start = time.monotonic()
-        yield
-        self._metrics.observe(TimedStage(name=name, start=start, end=time.monotonic()))
 
     async def grants(self) -> AsyncIterator[embedding_pb2.Grant]:
         """Until the router needs no more."""

@@ -59,6 +59,7 @@ class Claim:
     grants: int = 0  # outstanding
     shipped: bool = False  # at least once
     found_finished: bool  # the item's work was done, and paid for, before this stream came
+    transfers: list[TimedStage] = field(default_factory=list)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -18,6 +18,7 @@ from typing import TypeVarTuple
 import torch
 
 from common.errors import EPDError, InternalError
+from common.logs import RateLimitedLog, whereabouts
 from common.stages import TimedStage
 from encode_server.batcher import Batcher, Failed, Finished, Job, JobEvent, Stopped, TensorReady
 from encode_server.cache import EmbeddingCache
@@ -59,6 +60,7 @@ class Pipeline:
         self._encoder = encoder
         self._preprocessor = preprocessor
         self._metrics = metrics
+        self._faults = RateLimitedLog(log)
         self._on_failed = on_failed
         self._on_broken = on_broken
         self._cache = EmbeddingCache(encoder.buffer(cache_bytes), on_evict=on_evicted)
@@ -208,8 +210,10 @@ class Pipeline:
             )
         except EPDError as error:
             self._on_failed(item, error)
-        except Exception:  # a decoder's surprise on one item is that item's end, not the server's
-            log.exception("preprocessing failed", extra={"request_id": item.request_id})
+        except Exception as error:  # noqa: BLE001  a decoder's surprise on one item is that item's end, not the server's
+            self._faults.error(
+                "preprocess", "preprocessing failed: %s", whereabouts(error), extra={"request_id": item.request_id}
+            )
             self._on_failed(item, InternalError("preprocessing failed on this item"))
         else:
             self._note(item, "preprocess", started, time.monotonic())

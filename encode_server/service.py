@@ -18,6 +18,7 @@ import torch
 from common import __version__, rpc
 from common.hub import resolve_model
 from common.lifecycle import run_server
+from common.logs import RateLimitedLog
 from common.media_key import PROCESSOR_VERSION
 from common.metrics import serve_metrics, split_address
 from common.models.config import ModelConfig, UnsupportedModelError, load_config
@@ -28,6 +29,7 @@ from common.tensors import dtype_to_wire, resolve_device, torch_dtype
 from common.transport.address import join
 from common.transport.local import LocalHub, LocalSender
 from common.transport.senders import Senders, network_senders
+from encode_server.account import StreamAccount
 from encode_server.config import EncodeConfig
 from encode_server.encoder import Encoder
 from encode_server.engine import EncodeEngine
@@ -71,13 +73,14 @@ class EncodeService(encode_pb2_grpc.EncodeServiceServicer):
         self._info = info
         self._boot_id = boot_id
         self._max_item_bytes = max_item_bytes
+        self._faults = RateLimitedLog(log)
 
     async def Encode(self, _: object, context: Context) -> None:
         stream = EncodeStream(
             context,
             self._engine,
             self._shipper,
-            self._metrics,
+            StreamAccount(self._metrics, self._faults),
             fingerprint=self._info.fingerprint,
             max_item_bytes=self._max_item_bytes,
         )

@@ -88,6 +88,7 @@ class Shipper:
         transfer = TimedStage(name="transfer", start=now - delivery.seconds, end=now)
         self._metrics.count_delivery(delivery)
         self._metrics.observe(transfer)
+        claim.transfers.append(transfer)
         made = [] if claim.found_finished else [stage for stage in claim.item.stages if stage.name in _TOLD]
         return encode_pb2.Shipped(
             grant_id=grant.id,

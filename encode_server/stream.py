@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import math
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,25 +13,20 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from common.errors import (
     BadMediaError,
     DeadlineError,
-    EPDError,
-    InternalError,
     InvalidRequestError,
     ModelMismatchError,
 )
 from common.pb import common_pb2, embedding_pb2, encode_pb2
 from common.processing import MediaOptions
-from common.stages import TimedStage
+from encode_server.account import StreamAccount
 from encode_server.engine import EncodeEngine
 from encode_server.items import Claim, Item, Opening
 from encode_server.media.processor import MediaPlan
-from encode_server.metrics import EncodeMetrics
 from encode_server.shipper import Shipper
 from encode_server.uploads import Upload
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[encode_pb2.EncodeCommand, encode_pb2.EncodeEvent]
-
-log = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 32  # SHA-256
 
@@ -43,6 +35,7 @@ class EncodeStream:
     """From `open` to the last event; one for each call of the service.
 
     Args:
+        account: of this stream.
         fingerprint: of the model that is served; streams for another are refused.
         max_item_bytes: media bytes of one item.
     """
@@ -52,7 +45,7 @@ class EncodeStream:
         context: Context,
         engine: EncodeEngine,
         shipper: Shipper,
-        metrics: EncodeMetrics,
+        account: StreamAccount,
         *,
         fingerprint: bytes,
         max_item_bytes: int,
@@ -60,7 +53,7 @@ class EncodeStream:
         self._context = context
         self._engine = engine
         self._shipper = shipper
-        self._metrics = metrics
+        self._account = account
         self._fingerprint = fingerprint
         self._max_item_bytes = max_item_bytes
         self._events: asyncio.Queue[encode_pb2.EncodeEvent | None] = asyncio.Queue()  # None: the last one was put
@@ -71,29 +64,22 @@ class EncodeStream:
         try:
             await self._serve()
         except asyncio.CancelledError:
-            self._metrics.requests_aborted.inc()
+            self._account.abort()
             writing.cancel()
             raise
         except Exception as error:  # noqa: BLE001  the boundary of the process: everything becomes one last event
-            self._fail(error)
+            self._send(encode_pb2.EncodeEvent(error=self._account.fail(error).to_wire()))
         else:
-            self._metrics.requests_finished.inc()
+            self._account.finish()
         finally:
             self._events.put_nowait(None)
             await asyncio.gather(writing, return_exceptions=True)  # whom it can't reach any more is gone
-
-    def _fail(self, error: Exception) -> None:
-        first = _first(error)
-        if not isinstance(first, EPDError):
-            log.error("an encode stream failed", exc_info=first)
-            first = InternalError("the encode server failed on this item")
-        self._metrics.requests_failed.labels(code=common_pb2.Error.Code.Name(first.code).lower()).inc()
-        self._send(encode_pb2.EncodeEvent(error=first.to_wire()))
 
     async def _serve(self) -> None:
         command = await self._read()
         if command is None or command.WhichOneof("command") != "open":
             raise InvalidRequestError("an encode stream begins with `open`")
+        self._account.open(command.open)
         opening = self._check(command.open)
         try:
             async with asyncio.timeout(command.open.deadline_seconds or None):
@@ -103,7 +89,7 @@ class EncodeStream:
 
     async def _encode(self, opening: Opening) -> None:
         claim = self._engine.join(opening)
-        self._metrics.requests_accepted.inc()
+        self._account.accept()
         try:
             async with asyncio.TaskGroup() as group:
                 watching = group.create_task(_until_failure(claim.item))
@@ -111,7 +97,7 @@ class EncodeStream:
                 self._accept(send_media=send_media)
                 if send_media:
                     parts = await self._receive(opening)
-                    with self._stage("header"):
+                    with self._account.stage("header"):
                         await self._engine.deliver(claim, parts)
                 assert claim.item.plan is not None
                 self._send(encode_pb2.EncodeEvent(metadata=_metadata(claim.item.plan)))
@@ -120,6 +106,8 @@ class EncodeStream:
                         shipments.create_task(self._ship(claim, grant))
                 watching.cancel()
         finally:
+            made = [] if claim.found_finished else claim.item.stages
+            self._account.add(*made, *claim.transfers)
             self._engine.leave(claim)
 
     async def _probe(self, opening: Opening) -> None:
@@ -129,7 +117,7 @@ class EncodeStream:
         if plan is None:
             with self._engine.holding(opening):
                 parts = await self._receive(opening)
-                with self._stage("header"):
+                with self._account.stage("header"):
                     plan = await self._engine.plan(opening, parts)
         self._send(encode_pb2.EncodeEvent(metadata=_metadata(plan)))
 
@@ -177,20 +165,13 @@ class EncodeStream:
     async def _receive(self, opening: Opening) -> Sequence[bytes]:
         """The media's parts, complete and checked against their digest."""
         upload = Upload(sizes=opening.sizes, digest=opening.digest)
-        with self._stage("receive"):
+        with self._account.stage("receive"):
             while not upload.complete:
                 command = await self._read()
                 if command is None or command.WhichOneof("command") != "chunk":
                     raise InvalidRequestError("the media ended before all their bytes were sent")
                 upload.add(command.chunk.data)
             return await asyncio.to_thread(upload.parts)  # hashing hundreds of megabytes takes a while
-
-    @contextlib.contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        """What is inside is a stage, if it succeeds."""
-        start = time.monotonic()
-        yield
-        self._metrics.observe(TimedStage(name=name, start=start, end=time.monotonic()))
 
     async def _grants(self) -> AsyncIterator[embedding_pb2.Grant]:
         """Until the router needs no more."""
@@ -223,10 +204,3 @@ async def _until_failure(item: Item) -> None:
 def _metadata(plan: MediaPlan) -> common_pb2.MediaMetadata:
     grid = common_pb2.Grid(t=plan.grid.t, h=plan.grid.h, w=plan.grid.w)
     return common_pb2.MediaMetadata(grid=grid, rows=plan.rows, timestamps=plan.timestamps)
-
-
-def _first(error: Exception) -> Exception:
-    """What a (nested) group of exceptions began with."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from common.errors import InternalError
+from common.logs import RateLimitedLog
 from encode_server.batcher import Batcher, Failed, Finished, Piece, Stopped, TensorReady
 from encode_server.encoder import Encoder
 from encode_server.metrics import EncodeMetrics
@@ -38,6 +39,7 @@ class Tower:
         self._encoder = encoder
         self._batcher = batcher
         self._metrics = metrics
+        self._faults = RateLimitedLog(log)
         self._on_batch = on_batch
         self._on_broken = on_broken
         self._thread = threading.Thread(target=self._main, name="tower", daemon=True)
@@ -95,8 +97,10 @@ class Tower:
         started = time.monotonic()
         try:
             self._encoder.encode(batch, self._written)
-        except Exception:  # what goes wrong on a device has many types, and none may end the thread
-            log.exception("a batch of %d items failed in the vision tower", len(batch))
+        except Exception as error:  # noqa: BLE001  what goes wrong on a device has many types, none may end the thread
+            requests = sorted({piece.job.request_id for piece in batch})
+            message = "a batch of %d items failed in the vision tower"
+            self._faults.error("batch", message, len(batch), trace=error, extra={"request_ids": requests})
             self._metrics.failed_batches.inc()
             return False
         seconds = time.monotonic() - started

@@ -22,6 +22,7 @@ from common.embeddings import EmbeddingLayout
 from common.errors import MovedError, UnavailableError
 from common.hub import resolve_model
 from common.lifecycle import run_server
+from common.logs import RateLimitedLog
 from common.metrics import serve_metrics, split_address
 from common.pb import common_pb2, embedding_pb2, engine_pb2, language_pb2_grpc
 from common.pb import language_pb2 as pb
@@ -216,6 +217,7 @@ class _Servicer(language_pb2_grpc.LanguageServiceServicer):
 
     def __init__(self, server: LanguageServer) -> None:
         self._server = server
+        self._warn = RateLimitedLog(log)
 
     async def Session(
         self,
@@ -229,6 +231,7 @@ class _Servicer(language_pb2_grpc.LanguageServiceServicer):
             while (event := await session.events.get()) is not None:
                 yield event
             if reader.done() and (error := reader.exception()) is not None:
+                self._warn.warning("protocol", "a router broke the protocol, its session ends: %s", error)
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             reader.cancel()

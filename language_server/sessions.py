@@ -11,10 +11,12 @@ import asyncio
 import itertools
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from common.errors import EPDError, InvalidRequestError, ModelMismatchError, MovedError
 from common.pb import common_pb2, embedding_pb2, engine_pb2
 from common.pb import language_pb2 as pb
+from language_server.account import RequestAccount
 
 
 class Session:
@@ -23,6 +25,15 @@ class Session:
     def __init__(self) -> None:
         self.events: asyncio.Queue[pb.SessionEvent | None] = asyncio.Queue()
         self.ours: dict[int, int] = {}  # the router's handle -> ours
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Owned:
+    """An unfinished request."""
+
+    session: Session
+    theirs: int  # the router's handle
+    account: RequestAccount
 
 
 class Sessions:
@@ -45,7 +56,7 @@ class Sessions:
         self._send = send
         self._complete = complete
         self._handles = itertools.count(1)
-        self._owners: dict[int, tuple[Session, int]] = {}  # our handle -> (session, the router's handle)
+        self._owned: dict[int, _Owned] = {}  # by our handle
         self._sessions: set[Session] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -69,7 +80,7 @@ class Sessions:
         """The router is gone: what it had asked for is wanted by nobody."""
         self._sessions.discard(session)
         for handle in session.ours.values():
-            self._forget(handle)
+            self._forget(handle).account.abort()
             self._send(engine_pb2.EngineCommand(abort=pb.Abort(handle=handle)))
         session.ours.clear()
 
@@ -98,16 +109,15 @@ class Sessions:
         split: dict[Session, pb.SessionEvent] = defaultdict(pb.SessionEvent)
         for name in ("admitted", "needs", "received", "prompt_logprobs", "outputs", "finished"):
             for event in getattr(events, name):
-                if (owner := self._owners.get(event.handle)) is None:
+                if (owned := self._owned.get(event.handle)) is None:
                     continue
-                session, theirs = owner
                 if name == "finished":
-                    self._forget(event.handle)
-                    del session.ours[theirs]
+                    self._forget(event.handle).account.finish(event)
+                    del owned.session.ours[owned.theirs]
                 elif name == "needs":
                     self._complete(event.grant)
-                event.handle = theirs
-                getattr(split[session], name).append(event)
+                event.handle = owned.theirs
+                getattr(split[owned.session], name).append(event)
         for session, part in split.items():
             part.load.CopyFrom(events.load)
             session.events.put_nowait(part)
@@ -122,17 +132,20 @@ class Sessions:
                 session.events.put_nowait(pb.SessionEvent(finished=finished))
             session.ours.clear()
             session.events.put_nowait(None)
-        self._owners.clear()
+        for handle in list(self._owned):
+            self._forget(handle).account.fail(error)
         self._idle.set()
 
-    def _forget(self, handle: int) -> None:
-        del self._owners[handle]
-        if not self._owners:
+    def _forget(self, handle: int) -> _Owned:
+        owned = self._owned.pop(handle)
+        if not self._owned:
             self._idle.set()
+        return owned
 
     def _generate(self, session: Session, generate: pb.Generate) -> None:
         if generate.handle in session.ours:
             raise InvalidRequestError(f"handle {generate.handle} is in use")
+        account = RequestAccount(generate)
         try:
             if self.refusing:
                 raise MovedError("the language server is shutting down")
@@ -141,10 +154,11 @@ class Sessions:
         except EPDError as error:
             finished = pb.Finished(handle=generate.handle, reason=pb.Finished.ERROR, error=error.to_wire())
             session.events.put_nowait(pb.SessionEvent(finished=[finished]))
+            account.fail(error)
             return
         ours = next(self._handles)
         session.ours[generate.handle] = ours
-        self._owners[ours] = (session, generate.handle)
+        self._owned[ours] = _Owned(session=session, theirs=generate.handle, account=account)
         self._idle.clear()
         generate.handle = ours
         self._send(engine_pb2.EngineCommand(generate=generate))

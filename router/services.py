@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.grammars import grammar_threads
+from common.logs import RateLimitedLog
 from router.config import RouterConfig
 from router.dispatcher import Dispatcher
 from router.fleet.fleet import Fleet
@@ -26,6 +28,8 @@ from router.media.loader import MediaLoader
 from router.metrics import RouterMetrics
 from router.prompter import Prompter
 from router.threads import Threads
+
+log = logging.getLogger(__name__)
 
 METRICS = "metrics"  # folder in the shared one
 _GRAMMAR_THREADS = 2  # checking the largest takes a second
@@ -46,6 +50,7 @@ class Services:
     grids: GridMemory
     gate: Gate
     unknown_fields: UnknownFields
+    warn: RateLimitedLog  # of what many requests may meet
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -93,6 +98,7 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
         grids=GridMemory(metrics.grids),
         gate=Gate(config.max_requests, metrics),
         unknown_fields=UnknownFields(strict=config.strict_fields, metrics=metrics),
+        warn=RateLimitedLog(log),
     )
     try:
         async with asyncio.TaskGroup() as tasks:  # should the watch fail, so does the process

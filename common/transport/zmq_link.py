@@ -19,6 +19,7 @@ import zmq
 from google.protobuf.message import DecodeError
 from zmq.utils.monitor import recv_monitor_message
 
+from common.logs import RateLimitedLog
 from common.pb import embedding_pb2 as pb
 from common.transport.base import SendTimeouts, ShipError
 from common.transport.frame import Frame
@@ -140,6 +141,7 @@ class Links:
 
     def __init__(self, timeouts: SendTimeouts) -> None:
         self._timeouts = timeouts
+        self._warn = RateLimitedLog(log)
         self._peers: dict[PeerKey, _Peer] = {}
         self._live: set[Shipment] = set()  # opened, and libzmq may still read their memory
         self._stopping = False
@@ -185,8 +187,8 @@ class Links:
             for peer in list(self._peers.values()):
                 try:
                     self._serve(peer)
-                except Exception as error:
-                    log.exception("the connection to %s broke", peer.key.address)
+                except Exception as error:  # noqa: BLE001  whatever it is, it is one connection's end
+                    self._warn.error("broke", "the connection to %s broke", peer.key.address, trace=error)
                     self._fail(peer, f"the connection broke: {error}")
             self._let_go()
 
@@ -261,7 +263,7 @@ class Links:
         try:
             receipt = pb.Receipt.FromString(parts[0])
         except DecodeError:
-            log.warning("%s sent something that is not a receipt", peer.key.address)
+            self._warn.warning("receipt", "%s sent something that is not a receipt", peer.key.address)
             return
         # An unknown one is the echo of a frame that came late.
         if (shipment := peer.shipments.get(receipt.grant_id)) is not None:

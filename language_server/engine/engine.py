@@ -24,6 +24,7 @@ from common.errors import (
     MovedError,
     OverloadedError,
 )
+from common.logs import RateLimitedLog, whereabouts
 from common.media_key import MediaKey
 from common.pb import common_pb2, embedding_pb2, engine_pb2
 from common.pb import language_pb2 as pb
@@ -95,6 +96,7 @@ class Engine:
         self._events = engine_pb2.EngineEvents()
         self._rate = Throughput()
         self._idle = True
+        self._faults = RateLimitedLog(log)
         self.stats = Stats()
 
     # -- commands -----------------------------------------------------------------------------------------------
@@ -230,7 +232,10 @@ class Engine:
             elif isinstance(error, EPDError):
                 self._fail(request, error)
             else:
-                log.error("the grammar of %s broke the compiler: %r", request.request_id, error)
+                where = whereabouts(error)
+                self._faults.error(
+                    "grammar", "a grammar broke the compiler: %s", where, extra={"request_id": request.request_id}
+                )
                 self._fail(request, InternalError("the grammar broke the compiler"))
 
     def _postprocess(self, schedule: Schedule, result: StepResult) -> None:

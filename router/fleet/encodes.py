@@ -6,7 +6,6 @@ open -> accepted -> [media] -> metadata -> grants ... -> shipped ... -> half-clo
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,14 +23,13 @@ from common.errors import (
     from_rpc_error,
     from_wire,
 )
+from common.logs import whereabouts
 from common.pb import common_pb2, embedding_pb2, encode_pb2, encode_pb2_grpc
 from common.rpc import CHUNK_BYTES
 from router.fleet.fleet import Fleet
 from router.fleet.servers import EncodeServer
 from router.metrics import RouterMetrics
 from router.problems import MediaExpiredError
-
-log = logging.getLogger(__name__)
 
 _BACKOFF_S = 0.2  # before a server is tried again, times the number of tries so far
 _GOODBYE_S = 5.0  # from the half-close to the server's last word
@@ -174,8 +172,9 @@ class ItemEncode:
         """Whatever happens, the request that waits hears of it."""
         try:
             await self._try_servers()
-        except Exception:
-            log.exception("unexpected error while encoding", extra={"request_id": self._request_id})
+        except Exception as fault:  # noqa: BLE001  a fault of ours is this request's end
+            message = "unexpected error while encoding: %s"
+            self._fleet.warn.error("encoding", message, whereabouts(fault), extra={"request_id": self._request_id})
             error = InternalError("the image or video could not be encoded")
             self._post(ItemFailed(key=self.item.key, error=error))
 
@@ -207,7 +206,9 @@ class ItemEncode:
                 self._post(ItemFailed(key=self.item.key, error=error))
                 return
             tried.append(server)
-            log.warning("%s: %s", server, error.message, extra={"request_id": self._request_id})
+            server.warn.warning(
+                type(error).__name__, "%s: %s", server, error.message, extra={"request_id": self._request_id}
+            )
             self._fail_grants()
         self._post(ItemFailed(key=self.item.key, error=_final(error)))
 

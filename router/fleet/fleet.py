@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 
 from common.errors import ModelMismatchError, UnavailableError
+from common.logs import RateLimitedLog
 from common.media_key import PROCESSOR_VERSION
 from common.pb import common_pb2, language_pb2, language_pb2_grpc
 from router.config import RouterConfig
@@ -46,6 +47,7 @@ class Fleet:
         handles = itertools.count(1)
         self._config = config
         self._model_lock = asyncio.Lock()
+        self.warn = RateLimitedLog(log)
         self.model: ServedModel | None = None
         self.language: Pool[LanguageServer] = Pool(
             config.language,
@@ -151,7 +153,9 @@ class Fleet:
         assert server.channel is not None
         async with self._model_lock:
             if self.model is None:
-                self.model = await _load_model(server.info, server.channel, str(server), self._config.chat_template)
+                self.model = await _load_model(
+                    server.info, server.channel, str(server), self._config.chat_template, self.warn
+                )
                 log.info("%s serves %s (fingerprint %s)", server, server.info.architecture, _short(server.info))
         _compare(self.model.info, server)
 
@@ -190,7 +194,11 @@ def _compare(ours: common_pb2.ModelInfo, server: Server) -> None:
 
 
 async def _load_model(
-    info: common_pb2.ModelInfo, channel: grpc.aio.Channel, peer: str, chat_template: Path | None
+    info: common_pb2.ModelInfo,
+    channel: grpc.aio.Channel,
+    peer: str,
+    chat_template: Path | None,
+    warn: RateLimitedLog,
 ) -> ServedModel:
     """`chat_template`: a file that takes the place of the model's own."""
     files: dict[str, bytearray] = {}
@@ -217,6 +225,6 @@ async def _load_model(
         return await asyncio.to_thread(build)
     except ValueError as error:
         raise ModelMismatchError(f"the model of {peer} can't be used: {error}") from None
-    except Exception as error:  # files can be odd in more ways than anyone checks for
-        log.exception("the model files of %s", peer)
+    except Exception as error:  # noqa: BLE001  files can be odd in more ways than anyone checks for
+        warn.error("files", "the model files of %s", peer, trace=error)
         raise ModelMismatchError(f"the model of {peer} can't be used: {error!r}") from None

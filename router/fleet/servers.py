@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common import rpc
 from common.errors import EPDError, ModelMismatchError, UnavailableError, from_rpc_error
+from common.logs import RateLimitedLog
 from common.pb import common_pb2, encode_pb2_grpc, language_pb2_grpc
 from router.fleet.sessions import LanguageSession
 
@@ -53,6 +54,7 @@ class Server:
         self.address = address
         self.info: common_pb2.ModelInfo | None = None  # None: not connected
         self.load = common_pb2.Load()
+        self.warn = RateLimitedLog(log)
         self.trouble = "connecting"  # why it is not ready; "" when it is
         self._calls: set[grpc.aio.Call] = set()  # in progress, other than looks
         self.removed = False  # no longer among the addresses: takes nothing new
@@ -98,8 +100,8 @@ class Server:
             except (EPDError, grpc.aio.AioRpcError) as error:
                 failure = error if isinstance(error, EPDError) else from_rpc_error(error, str(self))
                 self._report(failure.message, refused=isinstance(failure, ModelMismatchError))
-            except Exception:  # what one server says must not end the router
-                log.exception("%s: unexpected error", self)
+            except Exception as error:  # noqa: BLE001  what one server says must not end the router
+                self.warn.error("unexpected", "%s: unexpected error", self, trace=error)
                 self._report(f"{self} can't be understood")
             finally:
                 self.channel = None

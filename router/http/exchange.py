@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.errors import DeadlineError, EPDError, UnavailableError
+from common.logs import whereabouts
 from router.answer.answer import Answer
 from router.answer.shape import Head, Shape
 from router.api.paths import UNCHANGED
@@ -63,6 +64,7 @@ class Exchange(Response, Generic[RequestT]):
         self._stages = Stages(services.metrics)
         self._generation: Generation | None = None
         self._problem: Problem | None = None  # what it ended in
+        self._fault = ""  # of ours, that led to it
         self._paths = UNCHANGED
         self._shape: Shape | None = None  # once the stream has begun
 
@@ -78,8 +80,9 @@ class Exchange(Response, Generic[RequestT]):
             status = await self._fail(problem, incoming, send)
         except (EPDError, ItemError) as error:
             status = await self._fail(problem_of(error), incoming, send)
-        except Exception:  # a process boundary: a fault of ours ends this request only
-            log.exception("unexpected error", extra={"request_id": self._id})
+        except Exception as error:  # noqa: BLE001  a process boundary: a fault of ours ends this request only
+            self._fault = whereabouts(error)
+            self._services.warn.error("fault", "unexpected error: %s", self._fault, extra={"request_id": self._id})
             status = await self._fail(Problem(500, "the server failed to answer this request"), incoming, send)
         finally:
             self._report(status)
@@ -189,7 +192,8 @@ class Exchange(Response, Generic[RequestT]):
                         headers["connection"] = "close"
                     await _respond(send, problem.status, headers, self._endpoint.problem(problem, self._id))
         if problem.status >= 429:
-            log.warning("%d %s", problem.status, problem.message, extra={"request_id": self._id})
+            kind = str(problem.status)
+            self._services.warn.warning(kind, "%s %s", kind, problem.message, extra={"request_id": self._id})
         return problem.status
 
     def _report(self, status: int) -> None:
@@ -207,6 +211,8 @@ class Exchange(Response, Generic[RequestT]):
         fields: dict[str, Any] = {"outcome": outcome, "status": status, "seconds": round(seconds, 3)}
         if self._problem is not None:
             fields["code"] = self._problem.code
+            if status >= 429:  # what is below may quote the client
+                fields["error"] = self._fault or self._problem.message
         milliseconds = self._stages.milliseconds
         generation = self._generation
         if generation is not None and generation.choices:

@@ -1,7 +1,7 @@
 import json
 import logging
 
-from common.logs import JsonFormatter, RateLimitedLog, RequestLog, TextFormatter
+from common.logs import JsonFormatter, LibraryLimit, RateLimitedLog, RequestLog, TextFormatter, whereabouts
 
 
 class Lines(logging.Handler):
@@ -72,3 +72,52 @@ def test_a_message_is_not_said_twice() -> None:
     logger, lines = logger_into(TextFormatter("router"))
     logger.info("Started", extra={"color_message": "\x1b[36mStarted"})
     assert lines[0].count("Started") == 1
+
+
+def test_a_limited_line_keeps_its_fields_and_its_stack() -> None:
+    logger, lines = logger_into(JsonFormatter("encode"))
+    limited = RateLimitedLog(logger)
+    for number in range(3):
+        try:
+            raise ValueError("broke")
+        except ValueError as error:
+            limited.error("kind", "number %d", number, trace=error, extra={"request_id": f"r{number}"})
+    (line,) = map(json.loads, lines)
+    assert (line["level"], line["message"], line["request_id"]) == ("error", "number 0", "r0")
+    assert "ValueError: broke" in line["exception"]
+
+
+def test_where_an_error_comes_from_is_told_without_what_it_says() -> None:
+    def parse(text: str) -> int:
+        return int(text)
+
+    try:
+        parse("a secret prompt")
+    except ValueError as error:
+        told = whereabouts(error)
+    assert told.startswith("ValueError at common/test_logs.py:")
+    assert " parse < common/test_logs.py:" in told
+    assert "secret" not in told
+
+
+def test_libraries_may_warn_once_an_interval_and_ours_as_they_like() -> None:
+    now = [0.0]
+    handler = Lines(logging.Formatter("%(name)s %(message)s"))
+    handler.addFilter(LibraryLimit(interval=10.0, clock=lambda: now[0]))
+    for _ in range(3):
+        for name in ("uvicorn.error", "router.app"):
+            for level in (logging.INFO, logging.WARNING):
+                handler.handle(logging.makeLogRecord({"name": name, "levelno": level, "msg": "%s%%", "args": (level,)}))
+    assert handler.lines.count("router.app 30%") == handler.lines.count("router.app 20%") == 3
+    assert handler.lines.count("uvicorn.error 20%") == 3
+    assert handler.lines.count("uvicorn.error 30%") == 1
+    now[0] = 10.0
+    handler.handle(logging.makeLogRecord({"name": "uvicorn.error", "levelno": 30, "msg": "%s%%", "args": (30,)}))
+    assert handler.lines[-1] == "uvicorn.error 30% (and 2 more like it)"
+
+
+def test_kinds_without_end_are_not_remembered_without_end() -> None:
+    limit = LibraryLimit(clock=lambda: 0.0)
+    for number in range(5000):
+        limit.filter(logging.makeLogRecord({"name": "asyncio", "levelno": 40, "msg": f"task {number} failed"}))
+    assert len(limit._limiter._silent_until) <= 1000

@@ -11,7 +11,7 @@ from deploy.programs import FAKES, PROGRAMS
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = [
     *("README.md", "SECURITY.md"),
-    *("docs/architecture.md", "docs/errors-and-limits.md", "docs/api.md", "docs/metrics.md"),
+    *("docs/architecture.md", "docs/errors-and-limits.md", "docs/api.md", "docs/metrics.md", "docs/logs-and-traces.md"),
 ]
 
 

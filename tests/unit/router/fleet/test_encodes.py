@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import cast
 
 from common.errors import InternalError
+from common.logs import RateLimitedLog
 from common.pb import common_pb2
 from router.fleet.encodes import EncodeMessage, ItemEncode, ItemFailed, MediaItem
 from router.fleet.fleet import Fleet
@@ -11,6 +13,8 @@ from router.metrics import RouterMetrics
 
 
 class Broken:
+    warn = RateLimitedLog(logging.getLogger("test"))
+
     def choose_encode(self, key: bytes) -> None:
         raise ZeroDivisionError
 

@@ -1,0 +1,105 @@
+"""What one `Encode` stream did and how it ended, told once to whoever keeps account of it; for real servers and fakes.
+
+One line a stream goes to the log, at debug: a busy server has hundreds of them a second, and the router's line of the
+request names all of its stages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+
+from common.errors import EPDError, InternalError
+from common.logs import RateLimitedLog, whereabouts
+from common.pb import common_pb2, encode_pb2
+from common.stages import TimedStage
+from encode_server.metrics import EncodeMetrics
+
+log = logging.getLogger(__name__)
+
+_KINDS = {kind: name.lower() for name, kind in common_pb2.MediaKind.items()}
+
+
+class StreamAccount:
+    """Of one stream. Exactly one of `finish`, `abort` and `fail` ends it.
+
+    Args:
+        metrics: of the server.
+        faults: takes the lines about mistakes of ours; of the server, because streams with the same bad media are many.
+    """
+
+    def __init__(self, metrics: EncodeMetrics, faults: RateLimitedLog) -> None:
+        self._metrics = metrics
+        self._faults = faults
+        self._began = time.monotonic()
+        self._opening = encode_pb2.OpenEncode()
+        self._stages: list[TimedStage] = []
+
+    def open(self, opening: encode_pb2.OpenEncode) -> None:
+        """What the stream is about."""
+        self._opening = opening
+
+    def accept(self) -> None:
+        """The stream has a share in an item."""
+        self._metrics.requests_accepted.inc()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What is inside is a stage of this stream, if it succeeds."""
+        start = time.monotonic()
+        yield
+        stage = TimedStage(name=name, start=start, end=time.monotonic())
+        self._metrics.observe(stage)
+        self._stages.append(stage)
+
+    def add(self, *stages: TimedStage) -> None:
+        """Stages that the stream had to do with, and that are counted already."""
+        self._stages += stages
+
+    def finish(self) -> None:
+        """Everything that the router wanted was done."""
+        self._metrics.requests_finished.inc()
+        self._end("finished")
+
+    def abort(self) -> None:
+        """The router left."""
+        self._metrics.requests_aborted.inc()
+        self._end("aborted")
+
+    def fail(self, error: BaseException) -> EPDError:
+        """The error that the router is told."""
+        first = _first(error)
+        if not isinstance(first, EPDError):
+            where = whereabouts(first)
+            self._faults.error(
+                "stream", "an encode stream failed: %s", where, extra={"request_id": self._opening.request_id}
+            )
+            first = InternalError("the encode server failed on this item")
+        code = common_pb2.Error.Code.Name(first.code).lower()
+        self._metrics.requests_failed.labels(code).inc()
+        self._end("failed", code)
+        return first
+
+    def _end(self, outcome: str, code: str | None = None) -> None:
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        opening = self._opening
+        fields = {
+            "request_id": opening.request_id,
+            "outcome": outcome,
+            **({"code": code} if code else {}),
+            "kind": _KINDS.get(opening.kind),
+            "media_bytes": sum(opening.sizes),
+            "seconds": round(time.monotonic() - self._began, 3),
+            "stages_ms": {stage.name: round(1000 * stage.seconds, 1) for stage in self._stages},
+        }
+        log.debug("encode", extra=fields)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What a (nested) group of exceptions began with."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

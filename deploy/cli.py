@@ -16,6 +16,7 @@ from common import __version__
 from common.config import ConfigError, describe, parse
 from common.errors import EPDError
 from common.logs import setup_logging
+from common.tracing import check_tracing
 from deploy.programs import FAKES, PROGRAMS, Program, demo_folder
 
 log = logging.getLogger(__name__)
@@ -39,13 +40,14 @@ def run(role: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Runs a role until it ends; returns its exit status.
 
     Raises:
-        ConfigError: wrong options, or the role's extra is not installed.
+        ConfigError: wrong options, or the role's extra is not installed, or that for traces, which are wanted.
         OSError, EPDError: it could not start, say because its port is taken.
     """
     program, argv, environ = _select(role, argv, environ)
     config: Any = parse(program.config_class(), role, argv, environ)
     config = _with_demo(config, is_fake=program is FAKES.get(role))
     serve = program.serve_function()
+    check_tracing()
     setup_logging(role, config.log_level, config.log_format)
     log.info("epd %s %s: %s", role, __version__, describe(config))
     return asyncio.run(serve(config))

@@ -18,6 +18,7 @@ from common.errors import EPDError
 from common.lifecycle import Shutdown
 from common.logs import setup_logging
 from common.state import ProcessState, write_processes
+from common.tracing import tracing_from_environment
 from common.transport.local import LocalHub
 from encode_server.config import EncodeConfig
 from encode_server.service import EncodeServer
@@ -33,12 +34,13 @@ async def serve(encode: EncodeConfig, language: LanguageConfig) -> int:
     hub = LocalHub()
     encode_failure: asyncio.Future[str] = loop.create_future()
     language_failure: asyncio.Future[str] = loop.create_future()
+    tracing = {role: tracing_from_environment(f"epd-{role}") for role in ("encode", "language")}
     with Shutdown() as shutdown:
         for failure in (encode_failure, language_failure):
             failure.add_done_callback(lambda reason: shutdown.request(reason.result()))
-        language_server = LanguageServer(language, on_failure=language_failure, hub=hub)
+        language_server = LanguageServer(language, on_failure=language_failure, hub=hub, tracing=tracing["language"])
         await language_server.start()
-        encode_server = EncodeServer(encode, on_failure=encode_failure, hub=hub)
+        encode_server = EncodeServer(encode, on_failure=encode_failure, hub=hub, tracing=tracing["encode"])
         try:
             await encode_server.start()
         except BaseException:
@@ -59,6 +61,8 @@ async def serve(encode: EncodeConfig, language: LanguageConfig) -> int:
             encode_server.stop(0.0 if failed else encode.drain_seconds),
             language_server.stop(0.0 if failed else language.drain_seconds),
         )
+    for one in tracing.values():
+        await asyncio.to_thread(one.close)
     if failed:
         log.error("can't go on: %s", shutdown.reason)
     return 1 if failed else 0

@@ -15,6 +15,7 @@ from common.errors import EPDError, InternalError
 from common.logs import RateLimitedLog, whereabouts
 from common.pb import common_pb2, encode_pb2
 from common.stages import TimedStage
+from common.tracing import Span
 from encode_server.metrics import EncodeMetrics
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,13 @@ class StreamAccount:
 
     Args:
         metrics: of the server.
+        span: of the stream, which ends with it.
         faults: takes the lines about mistakes of ours; of the server, because streams with the same bad media are many.
     """
 
-    def __init__(self, metrics: EncodeMetrics, faults: RateLimitedLog) -> None:
+    def __init__(self, metrics: EncodeMetrics, span: Span, faults: RateLimitedLog) -> None:
         self._metrics = metrics
+        self._span = span
         self._faults = faults
         self._began = time.monotonic()
         self._opening = encode_pb2.OpenEncode()
@@ -47,16 +50,22 @@ class StreamAccount:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """What is inside is a stage of this stream, if it succeeds."""
+        """What is inside is a stage of this stream. One that fails is in the trace only."""
         start = time.monotonic()
-        yield
+        try:
+            yield
+        except BaseException as error:
+            self._span.stage(name, start, time.monotonic(), error)
+            raise
         stage = TimedStage(name=name, start=start, end=time.monotonic())
         self._metrics.observe(stage)
-        self._stages.append(stage)
+        self.add(stage)
 
     def add(self, *stages: TimedStage) -> None:
         """Stages that the stream had to do with, and that are counted already."""
         self._stages += stages
+        for stage in stages:
+            self._span.stage(stage.name, stage.start, stage.end)
 
     def finish(self) -> None:
         """Everything that the router wanted was done."""
@@ -83,19 +92,26 @@ class StreamAccount:
         return first
 
     def _end(self, outcome: str, code: str | None = None) -> None:
-        if not log.isEnabledFor(logging.DEBUG):
-            return
-        opening = self._opening
-        fields = {
-            "request_id": opening.request_id,
-            "outcome": outcome,
-            **({"code": code} if code else {}),
-            "kind": _KINDS.get(opening.kind),
-            "media_bytes": sum(opening.sizes),
-            "seconds": round(time.monotonic() - self._began, 3),
-            "stages_ms": {stage.name: round(1000 * stage.seconds, 1) for stage in self._stages},
-        }
-        log.debug("encode", extra=fields)
+        opening, span = self._opening, self._span
+        kind, media_bytes = _KINDS.get(opening.kind, "unknown"), sum(opening.sizes)
+        if span.is_recorded:
+            span.set({"epd.request_id": opening.request_id, "epd.outcome": outcome})
+            span.set({"epd.media.kind": kind, "epd.media.bytes": media_bytes})
+            if code is not None:
+                span.fail(code)
+            span.end()
+        if log.isEnabledFor(logging.DEBUG):
+            fields = {
+                "request_id": opening.request_id,
+                "outcome": outcome,
+                **({"code": code} if code is not None else {}),
+                "kind": kind,
+                "media_bytes": media_bytes,
+                "seconds": round(time.monotonic() - self._began, 3),
+                "stages_ms": {stage.name: round(1000 * stage.seconds, 1) for stage in self._stages},
+                **({"trace_id": span.trace_id} if span.trace_id else {}),
+            }
+            log.debug("encode", extra=fields)
 
 
 def _first(error: BaseException) -> BaseException:

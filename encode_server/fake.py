@@ -33,6 +33,7 @@ from common.pb import common_pb2, embedding_pb2, encode_pb2, encode_pb2_grpc
 from common.processor_config import read_rules
 from common.stages import TimedStage
 from common.state import write_state
+from common.tracing import OFF, Tracing, tracing_from_environment
 from common.transport.address import join
 from common.transport.base import SendTimeouts, ShipError
 from common.transport.senders import TransportChoice, network_senders
@@ -89,8 +90,9 @@ class FakeEncodeConfig(CommonOptions):
 class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
     """One fake encode server from `start` to `stop`."""
 
-    def __init__(self, config: FakeEncodeConfig) -> None:
+    def __init__(self, config: FakeEncodeConfig, tracing: Tracing = OFF) -> None:
         self._config = config
+        self._tracing = tracing
         self._boot_id = secrets.token_bytes(16)
         self._faults = RateLimitedLog(log)
         self.metrics = EncodeMetrics()
@@ -154,7 +156,8 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
 
     async def Encode(self, _: object, context: Context) -> None:
         """See proto/encode.proto."""
-        account = StreamAccount(self.metrics, self._faults)
+        span = self._tracing.serve("encode", context.invocation_metadata() or ())
+        account = StreamAccount(self.metrics, span, self._faults)
         stream = Stream(context, self.engine, account)
         try:
             await self._serve(stream)
@@ -199,9 +202,10 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
         found_finished = item.finished
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(item.wait("main"))
+                watching = tasks.create_task(item.wait("main"))
                 async for grant in stream.grants():
                     tasks.create_task(self._ship(stream, item, grant))
+                watching.cancel()
         finally:
             stream.account.add(*([] if found_finished else item.stages))
 
@@ -261,8 +265,9 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
 
 async def serve(config: FakeEncodeConfig) -> int:
     """Runs a fake encode server until SIGTERM; the process's exit status."""
+    tracing = tracing_from_environment("epd-encode")
     with Shutdown() as shutdown:
-        server = FakeEncodeServer(config)
+        server = FakeEncodeServer(config, tracing)
         await server.start()
         write_state(config.state_file, "encode", server.addresses)
         log.info("FAKE: serving made-up embeddings, gRPC at %s", server.addresses["grpc"])
@@ -270,6 +275,7 @@ async def serve(config: FakeEncodeConfig) -> int:
         started = time.monotonic()
         await server.stop(config.drain_seconds)
         log.info("drained in %.1f s", time.monotonic() - started)
+    await asyncio.to_thread(tracing.close)
     return 0
 
 

@@ -26,6 +26,7 @@ from common.models.weights import load_vision
 from common.pb import common_pb2, embedding_pb2, encode_pb2_grpc
 from common.processor_config import read_rules
 from common.tensors import dtype_to_wire, resolve_device, torch_dtype
+from common.tracing import OFF, Tracing, tracing_from_environment
 from common.transport.address import join
 from common.transport.local import LocalHub, LocalSender
 from common.transport.senders import Senders, network_senders
@@ -55,6 +56,7 @@ class EncodeService(encode_pb2_grpc.EncodeServiceServicer):
         info: of the model; streams for one with another fingerprint are refused.
         boot_id: of this process.
         max_item_bytes: media bytes of one item.
+        tracing: of this process.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class EncodeService(encode_pb2_grpc.EncodeServiceServicer):
         info: common_pb2.ModelInfo,
         boot_id: bytes,
         max_item_bytes: int,
+        tracing: Tracing = OFF,
     ) -> None:
         self._engine = engine
         self._shipper = shipper
@@ -73,14 +76,16 @@ class EncodeService(encode_pb2_grpc.EncodeServiceServicer):
         self._info = info
         self._boot_id = boot_id
         self._max_item_bytes = max_item_bytes
+        self._tracing = tracing
         self._faults = RateLimitedLog(log)
 
     async def Encode(self, _: object, context: Context) -> None:
+        span = self._tracing.serve("encode", context.invocation_metadata() or ())
         stream = EncodeStream(
             context,
             self._engine,
             self._shipper,
-            StreamAccount(self._metrics, self._faults),
+            StreamAccount(self._metrics, span, self._faults),
             fingerprint=self._info.fingerprint,
             max_item_bytes=self._max_item_bytes,
         )
@@ -100,10 +105,19 @@ class EncodeServer:
         config: what the operator decided.
         on_failure: gets the reason if the server can't go on.
         hub: inboxes of this process, for a language server that lives in it too.
+        tracing: of this process.
     """
 
-    def __init__(self, config: EncodeConfig, *, on_failure: asyncio.Future[str], hub: LocalHub | None = None) -> None:
+    def __init__(
+        self,
+        config: EncodeConfig,
+        *,
+        on_failure: asyncio.Future[str],
+        hub: LocalHub | None = None,
+        tracing: Tracing = OFF,
+    ) -> None:
         self._config = config
+        self._tracing = tracing
         self._on_failure = on_failure
         self._hub = hub
         self.metrics = EncodeMetrics()
@@ -149,6 +163,7 @@ class EncodeServer:
             info=self.info,
             boot_id=secrets.token_bytes(16),
             max_item_bytes=config.max_item_bytes,
+            tracing=self._tracing,
         )
         encode_pb2_grpc.add_EncodeServiceServicer_to_server(service, self._server)
         self._health = rpc.HealthReporter(self._server, [SERVICE])
@@ -214,8 +229,11 @@ async def watch_progress(engine: EncodeEngine, health: rpc.HealthReporter, *, st
 
 async def serve(config: EncodeConfig) -> int:
     """Runs an encode server until SIGTERM, or until its device fails; the process's exit status."""
+    tracing = tracing_from_environment("epd-encode")
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    return await run_server("encode", EncodeServer(config, on_failure=failure), failure, config)
+    status = await run_server("encode", EncodeServer(config, on_failure=failure, tracing=tracing), failure, config)
+    await asyncio.to_thread(tracing.close)
+    return status
 
 
 def _senders(config: EncodeConfig, hub: LocalHub | None) -> Senders:

@@ -37,6 +37,7 @@ from common.models.config import ModelConfig
 from common.pb import common_pb2, embedding_pb2, engine_pb2, language_pb2_grpc
 from common.pb import language_pb2 as pb
 from common.state import write_state
+from common.tracing import OFF, Tracing, tracing_from_environment
 from common.transport.address import advertised, join
 from common.transport.base import Receiver
 from common.transport.grpc import GrpcReceiver
@@ -92,8 +93,9 @@ class FakeLanguageConfig(CommonOptions):
 class FakeLanguageServer(language_pb2_grpc.LanguageServiceServicer):
     """One fake language server from `start` to `stop`."""
 
-    def __init__(self, config: FakeLanguageConfig) -> None:
+    def __init__(self, config: FakeLanguageConfig, tracing: Tracing = OFF) -> None:
         self._config = config
+        self._tracing = tracing
         self._boot_id = secrets.token_bytes(16)
         self._load = common_pb2.Load()
         self.metrics = LanguageMetrics()
@@ -129,7 +131,10 @@ class FakeLanguageServer(language_pb2_grpc.LanguageServiceServicer):
             verify=config.verify,
         )
         self._sessions = Sessions(
-            fingerprint=self.info.fingerprint, send=self._engine.send, complete=self._complete_grant
+            fingerprint=self.info.fingerprint,
+            send=self._engine.send,
+            complete=self._complete_grant,
+            tracing=self._tracing,
         )
         await self._bind()
         self.running = asyncio.create_task(self._engine.run())
@@ -181,7 +186,7 @@ class FakeLanguageServer(language_pb2_grpc.LanguageServiceServicer):
         self._load = events.events.load
         self._load.draining = draining
         self.metrics.update(events)
-        self._sessions.deliver(events.events)
+        self._sessions.deliver(events.events, events.timelines)
 
     def _complete_grant(self, grant: embedding_pb2.Grant) -> None:
         grant.boot_id = self._boot_id
@@ -232,8 +237,9 @@ class FakeLanguageServer(language_pb2_grpc.LanguageServiceServicer):
 
 async def serve(config: FakeLanguageConfig) -> int:
     """Runs a fake language server until SIGTERM; the process's exit status."""
+    tracing = tracing_from_environment("epd-language")
     with Shutdown() as shutdown:
-        server = FakeLanguageServer(config)
+        server = FakeLanguageServer(config, tracing)
         await server.start()
         server.running.add_done_callback(lambda _: shutdown.request("the fake engine broke"))
         write_state(config.state_file, "language", server.addresses)
@@ -241,6 +247,7 @@ async def serve(config: FakeLanguageConfig) -> int:
         await shutdown.wait()
         broken = server.running.done()
         await server.stop(0.0 if broken else config.drain_seconds)
+    await asyncio.to_thread(tracing.close)
     if broken:
         log.error("the fake engine broke", exc_info=server.running.exception())
     return int(broken)

@@ -24,6 +24,7 @@ from language_server.engine.grant_stalls import GrantStalls
 from language_server.fake_logprobs import fake_logprobs
 from language_server.fake_request import FakeAdmission, FakeRequest
 from language_server.inbox import Inbox
+from language_server.timeline import timeline
 
 _TICK_SECONDS = 0.01
 _MAX_BAD_TRANSFERS = 3  # of one request
@@ -75,6 +76,7 @@ class FakeEngine:
         self._checking: dict[MediaKey, _Granted] = {}  # complete, on their way into `held`
         self._checks: set[asyncio.Task[None]] = set()
         self._events = pb.SessionEvent()
+        self._timelines: list[engine_pb2.Timeline] = []
         self._awake = asyncio.Event()
         self._stats: Counter[str] = Counter()
         self._stalls = GrantStalls()
@@ -144,14 +146,14 @@ class FakeEngine:
         del self._requests[request.handle]
         outcome = {pb.Finished.ABORTED: "aborted", pb.Finished.ERROR: "failed"}.get(reason, "finished")
         self._stats[outcome] += 1
+        stages = request.stages()
+        self._timelines.append(timeline(request.handle, stages))
         self._events.finished.add(
             handle=request.handle,
             reason=reason,
             error=error,
             stop_token_id=stop_token_id,
-            times=[
-                common_pb2.StageTime(stage=stage.name, milliseconds=1000 * stage.seconds) for stage in request.stages()
-            ],
+            times=[common_pb2.StageTime(stage=stage.name, milliseconds=1000 * stage.seconds) for stage in stages],
             prompt_tokens=len(request.prompt_ids),
             output_tokens=request.made,
         )
@@ -182,7 +184,8 @@ class FakeEngine:
         waiting = len(self._requests) - running
         events.load.CopyFrom(common_pb2.Load(running=running, waiting=waiting))
         stats = engine_pb2.EngineStats(values={**self._stats, **self._gauges(), "running": running, "waiting": waiting})
-        told = engine_pb2.EngineEvents(events=events, stats=stats)
+        timelines, self._timelines = self._timelines, []
+        told = engine_pb2.EngineEvents(events=events, stats=stats, timelines=timelines)
         if said < self._stats["decode_tokens"]:
             self._stats["steps"] += 1
             self._stats["decode_steps"] += 1

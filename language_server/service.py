@@ -26,6 +26,7 @@ from common.logs import RateLimitedLog
 from common.metrics import serve_metrics, split_address
 from common.pb import common_pb2, embedding_pb2, engine_pb2, language_pb2_grpc
 from common.pb import language_pb2 as pb
+from common.tracing import OFF, Tracing, tracing_from_environment
 from common.transport.address import advertised, join
 from common.transport.base import Receiver
 from common.transport.grpc import GrpcReceiver
@@ -54,10 +55,19 @@ class LanguageServer:
         config: what the operator decided.
         hub: inboxes of this process, for an encode server that lives in it too.
         on_failure: called once if the server can't go on.
+        tracing: of this process; the engine's only tells times.
     """
 
-    def __init__(self, config: LanguageConfig, *, on_failure: asyncio.Future[str], hub: LocalHub | None = None) -> None:
+    def __init__(
+        self,
+        config: LanguageConfig,
+        *,
+        on_failure: asyncio.Future[str],
+        hub: LocalHub | None = None,
+        tracing: Tracing = OFF,
+    ) -> None:
         self._config = config
+        self._tracing = tracing
         self._on_failure = on_failure
         self._hub = hub
         self._boot_id = secrets.token_bytes(16)
@@ -98,7 +108,12 @@ class LanguageServer:
             log_level=config.log_level,
             log_format=config.log_format,
         )
-        self._sessions = Sessions(fingerprint=fingerprint, send=self._engine.send, complete=self._complete_grant)
+        self._sessions = Sessions(
+            fingerprint=fingerprint,
+            send=self._engine.send,
+            complete=self._complete_grant,
+            tracing=self._tracing,
+        )
         self._inbox = Inbox(
             on_filled=lambda grant_id: self._engine.send(engine_pb2.EngineCommand(filled=grant_id)),
             on_closed=self._grant_closed,
@@ -175,7 +190,7 @@ class LanguageServer:
         self._load = events.events.load
         self._load.draining = draining
         self.metrics.update(events)
-        self._sessions.deliver(events.events)
+        self._sessions.deliver(events.events, events.timelines)
 
     def _complete_grant(self, grant: embedding_pb2.Grant) -> None:
         grant.boot_id = self._boot_id
@@ -258,8 +273,11 @@ class _Servicer(language_pb2_grpc.LanguageServiceServicer):
 
 async def serve(config: LanguageConfig) -> int:
     """Runs a language server until SIGTERM, or until its engine fails; the process's exit status."""
+    tracing = tracing_from_environment("epd-language")
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    return await run_server("language", LanguageServer(config, on_failure=failure), failure, config)
+    status = await run_server("language", LanguageServer(config, on_failure=failure, tracing=tracing), failure, config)
+    await asyncio.to_thread(tracing.close)
+    return status
 
 
 def _engine_options(config: LanguageConfig, model_dir: str) -> EngineOptions:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from common.errors import EPDError, InvalidRequestError, ModelMismatchError, MovedError
 from common.pb import common_pb2, embedding_pb2, engine_pb2
 from common.pb import language_pb2 as pb
+from common.tracing import OFF, Tracing
 from language_server.account import RequestAccount
 
 
@@ -43,6 +44,7 @@ class Sessions:
         fingerprint: of the model; a request made for another is refused.
         send: hands a command to the engine.
         complete: adds to a grant what encode servers need: endpoints and boot id.
+        tracing: of this process.
     """
 
     def __init__(
@@ -51,10 +53,12 @@ class Sessions:
         fingerprint: bytes,
         send: Callable[[engine_pb2.EngineCommand], None],
         complete: Callable[[embedding_pb2.Grant], None],
+        tracing: Tracing = OFF,
     ) -> None:
         self._fingerprint = fingerprint
         self._send = send
         self._complete = complete
+        self._tracing = tracing
         self._handles = itertools.count(1)
         self._owned: dict[int, _Owned] = {}  # by our handle
         self._sessions: set[Session] = set()
@@ -104,15 +108,16 @@ class Sessions:
             case _:
                 pass  # of a newer protocol version: what it asks for is optional by that version's rules
 
-    def deliver(self, events: pb.SessionEvent) -> None:
-        """Splits a step's events by session."""
+    def deliver(self, events: pb.SessionEvent, timelines: Iterable[engine_pb2.Timeline] = ()) -> None:
+        """Splits a step's events by session. `timelines`: of requests that ended in it."""
+        stages = {timeline.handle: timeline.stages for timeline in timelines}
         split: dict[Session, pb.SessionEvent] = defaultdict(pb.SessionEvent)
         for name in ("admitted", "needs", "received", "prompt_logprobs", "outputs", "finished"):
             for event in getattr(events, name):
                 if (owned := self._owned.get(event.handle)) is None:
                     continue
                 if name == "finished":
-                    self._forget(event.handle).account.finish(event)
+                    self._forget(event.handle).account.finish(event, stages.get(event.handle, ()))
                     del owned.session.ours[owned.theirs]
                 elif name == "needs":
                     self._complete(event.grant)
@@ -145,7 +150,7 @@ class Sessions:
     def _generate(self, session: Session, generate: pb.Generate) -> None:
         if generate.handle in session.ours:
             raise InvalidRequestError(f"handle {generate.handle} is in use")
-        account = RequestAccount(generate)
+        account = RequestAccount(generate, self._tracing)
         try:
             if self.refusing:
                 raise MovedError("the language server is shutting down")

@@ -16,6 +16,7 @@ from common import __version__
 from common.config import describe
 from common.lifecycle import Shutdown
 from common.state import write_state
+from common.tracing import tracing_from_environment
 from router.config import RouterConfig
 from router.http.application import create_app
 from router.http.protocol import Protocol
@@ -54,8 +55,9 @@ async def serve_on(listener: socket.socket, config: RouterConfig, *, shared: Pat
         config: of the router.
         shared: a folder that all processes of this router have in common; see `make_services`.
     """
+    tracing = tracing_from_environment("epd-router")
     with Shutdown() as shutdown:
-        async with make_services(config, shared=shared) as services:
+        async with make_services(config, shared=shared, tracing=tracing) as services:
             server = make_server(services)
             gc.collect()
             gc.freeze()  # code and libraries stay for good: no collection has to look at them again
@@ -74,6 +76,7 @@ async def serve_on(listener: socket.socket, config: RouterConfig, *, shared: Pat
             await services.gate.drain(config.drain_seconds)
             server.should_exit = True
             await serving
+    await asyncio.to_thread(tracing.close)
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.grammars import grammar_threads
 from common.logs import RateLimitedLog
+from common.tracing import OFF, Tracing
 from router.config import RouterConfig
 from router.dispatcher import Dispatcher
 from router.fleet.fleet import Fleet
@@ -51,6 +52,7 @@ class Services:
     gate: Gate
     unknown_fields: UnknownFields
     warn: RateLimitedLog  # of what many requests may meet
+    tracing: Tracing
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -62,12 +64,15 @@ class Services:
 
 
 @contextlib.asynccontextmanager
-async def make_services(config: RouterConfig, *, shared: Path | None = None) -> AsyncIterator[Services]:
+async def make_services(
+    config: RouterConfig, *, shared: Path | None = None, tracing: Tracing = OFF
+) -> AsyncIterator[Services]:
     """Everything behind the HTTP paths, in touch with the servers until the block ends.
 
     Args:
         config: of the router.
         shared: a folder that all processes of this router have in common; None: there is one process.
+        tracing: of this process.
     """
     metrics = RouterMetrics(shared / METRICS if shared is not None else None)
     fleet = Fleet(config)
@@ -99,6 +104,7 @@ async def make_services(config: RouterConfig, *, shared: Path | None = None) -> 
         gate=Gate(config.max_requests, metrics),
         unknown_fields=UnknownFields(strict=config.strict_fields, metrics=metrics),
         warn=RateLimitedLog(log),
+        tracing=tracing,
     )
     try:
         async with asyncio.TaskGroup() as tasks:  # should the watch fail, so does the process

@@ -65,6 +65,8 @@ class EncodeServiceServicer(object):
         `metadata` is sent as soon as the header of the media is read; it does not wait for the queue. After `metadata` the stream
         stays open for grants; each grant is answered by one `shipped` or `ship_failed`. The router half-closes when it
         needs no more; what was granted by then is still shipped.
+
+        Metadata may hold `traceparent` and `tracestate` (W3C Trace Context).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,7 @@ from common.pb import embedding_pb2 as embedding__pb2
 from common.pb import language_pb2 as language__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0c\x65ngine.proto\x12\x06\x65pd.v1\x1a\x0c\x63ommon.proto\x1a\x0f\x65mbedding.proto\x1a\x0elanguage.proto\"9\n\x0e\x45ngineCommands\x12\'\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x15.epd.v1.EngineCommand\"\xd2\x01\n\rEngineCommand\x12$\n\x08generate\x18\x01 \x01(\x0b\x32\x10.epd.v1.GenerateH\x00\x12\x1e\n\x05\x61\x62ort\x18\x02 \x01(\x0b\x32\r.epd.v1.AbortH\x00\x12\x10\n\x06\x66illed\x18\x03 \x01(\x0cH\x00\x12%\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x13.epd.v1.GrantClosedH\x00\x12\'\n\ngrant_lost\x18\x05 \x01(\x0b\x32\x11.epd.v1.GrantLostH\x00\x12\x0e\n\x04stop\x18\x06 \x01(\x08H\x00\x42\t\n\x07\x63ommand\"/\n\x0bGrantClosed\x12\x10\n\x08grant_id\x18\x01 \x01(\x0c\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xfc\x01\n\x0c\x45ngineEvents\x12$\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x14.epd.v1.SessionEvent\x12#\n\x06opened\x18\x02 \x03(\x0b\x32\x13.epd.v1.GrantRegion\x12\x0f\n\x07revoked\x18\x03 \x03(\x0c\x12\"\n\x05stats\x18\x04 \x01(\x0b\x32\x13.epd.v1.EngineStats\x12 \n\x05ready\x18\x05 \x01(\x0b\x32\x11.epd.v1.ModelInfo\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\t\x12\x0c\n\x04idle\x18\x07 \x01(\x08\x12\x10\n\x08\x63ommands\x18\x08 \x01(\x04\x12\x1a\n\x04step\x18\t \x01(\x0b\x32\x0c.epd.v1.Step\"\'\n\x04Step\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"X\n\x0bGrantRegion\x12\x10\n\x08grant_id\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\'\n\x06layout\x18\x03 \x01(\x0b\x32\x17.epd.v1.EmbeddingLayout\"m\n\x0b\x45ngineStats\x12/\n\x06values\x18\x01 \x03(\x0b\x32\x1f.epd.v1.EngineStats.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0c\x65ngine.proto\x12\x06\x65pd.v1\x1a\x0c\x63ommon.proto\x1a\x0f\x65mbedding.proto\x1a\x0elanguage.proto\"9\n\x0e\x45ngineCommands\x12\'\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x15.epd.v1.EngineCommand\"\xd2\x01\n\rEngineCommand\x12$\n\x08generate\x18\x01 \x01(\x0b\x32\x10.epd.v1.GenerateH\x00\x12\x1e\n\x05\x61\x62ort\x18\x02 \x01(\x0b\x32\r.epd.v1.AbortH\x00\x12\x10\n\x06\x66illed\x18\x03 \x01(\x0cH\x00\x12%\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x13.epd.v1.GrantClosedH\x00\x12\'\n\ngrant_lost\x18\x05 \x01(\x0b\x32\x11.epd.v1.GrantLostH\x00\x12\x0e\n\x04stop\x18\x06 \x01(\x08H\x00\x42\t\n\x07\x63ommand\"/\n\x0bGrantClosed\x12\x10\n\x08grant_id\x18\x01 \x01(\x0c\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa1\x02\n\x0c\x45ngineEvents\x12$\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x14.epd.v1.SessionEvent\x12#\n\x06opened\x18\x02 \x03(\x0b\x32\x13.epd.v1.GrantRegion\x12\x0f\n\x07revoked\x18\x03 \x03(\x0c\x12\"\n\x05stats\x18\x04 \x01(\x0b\x32\x13.epd.v1.EngineStats\x12 \n\x05ready\x18\x05 \x01(\x0b\x32\x11.epd.v1.ModelInfo\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\t\x12\x0c\n\x04idle\x18\x07 \x01(\x08\x12\x10\n\x08\x63ommands\x18\x08 \x01(\x04\x12\x1a\n\x04step\x18\t \x01(\x0b\x32\x0c.epd.v1.Step\x12#\n\ttimelines\x18\n \x03(\x0b\x32\x10.epd.v1.Timeline\">\n\x08Timeline\x12\x0e\n\x06handle\x18\x01 \x01(\x04\x12\"\n\x06stages\x18\x02 \x03(\x0b\x32\x12.epd.v1.TimedStage\"6\n\nTimedStage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\x01\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x01\"\'\n\x04Step\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"X\n\x0bGrantRegion\x12\x10\n\x08grant_id\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\'\n\x06layout\x18\x03 \x01(\x0b\x32\x17.epd.v1.EmbeddingLayout\"m\n\x0b\x45ngineStats\x12/\n\x06values\x18\x01 \x03(\x0b\x32\x1f.epd.v1.EngineStats.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,13 +43,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GRANTCLOSED']._serialized_start=343
   _globals['_GRANTCLOSED']._serialized_end=390
   _globals['_ENGINEEVENTS']._serialized_start=393
-  _globals['_ENGINEEVENTS']._serialized_end=645
-  _globals['_STEP']._serialized_start=647
-  _globals['_STEP']._serialized_end=686
-  _globals['_GRANTREGION']._serialized_start=688
-  _globals['_GRANTREGION']._serialized_end=776
-  _globals['_ENGINESTATS']._serialized_start=778
-  _globals['_ENGINESTATS']._serialized_end=887
-  _globals['_ENGINESTATS_VALUESENTRY']._serialized_start=842
-  _globals['_ENGINESTATS_VALUESENTRY']._serialized_end=887
+  _globals['_ENGINEEVENTS']._serialized_end=682
+  _globals['_TIMELINE']._serialized_start=684
+  _globals['_TIMELINE']._serialized_end=746
+  _globals['_TIMEDSTAGE']._serialized_start=748
+  _globals['_TIMEDSTAGE']._serialized_end=802
+  _globals['_STEP']._serialized_start=804
+  _globals['_STEP']._serialized_end=843
+  _globals['_GRANTREGION']._serialized_start=845
+  _globals['_GRANTREGION']._serialized_end=933
+  _globals['_ENGINESTATS']._serialized_start=935
+  _globals['_ENGINESTATS']._serialized_end=1044
+  _globals['_ENGINESTATS_VALUESENTRY']._serialized_start=999
+  _globals['_ENGINESTATS_VALUESENTRY']._serialized_end=1044
 # @@protoc_insertion_point(module_scope)

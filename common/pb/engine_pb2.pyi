@@ -40,7 +40,7 @@ class GrantClosed(_message.Message):
     def __init__(self, grant_id: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class EngineEvents(_message.Message):
-    __slots__ = ("events", "opened", "revoked", "stats", "ready", "failed", "idle", "commands", "step")
+    __slots__ = ("events", "opened", "revoked", "stats", "ready", "failed", "idle", "commands", "step", "timelines")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class EngineEvents(_message.Message):
     IDLE_FIELD_NUMBER: _ClassVar[int]
     COMMANDS_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    TIMELINES_FIELD_NUMBER: _ClassVar[int]
     events: _language_pb2.SessionEvent
     opened: _containers.RepeatedCompositeFieldContainer[GrantRegion]
     revoked: _containers.RepeatedScalarFieldContainer[bytes]
@@ -59,7 +60,26 @@ class EngineEvents(_message.Message):
     idle: bool
     commands: int
     step: Step
-    def __init__(self, events: _Optional[_Union[_language_pb2.SessionEvent, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[GrantRegion, _Mapping]]] = ..., revoked: _Optional[_Iterable[bytes]] = ..., stats: _Optional[_Union[EngineStats, _Mapping]] = ..., ready: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., failed: _Optional[str] = ..., idle: bool = ..., commands: _Optional[int] = ..., step: _Optional[_Union[Step, _Mapping]] = ...) -> None: ...
+    timelines: _containers.RepeatedCompositeFieldContainer[Timeline]
+    def __init__(self, events: _Optional[_Union[_language_pb2.SessionEvent, _Mapping]] = ..., opened: _Optional[_Iterable[_Union[GrantRegion, _Mapping]]] = ..., revoked: _Optional[_Iterable[bytes]] = ..., stats: _Optional[_Union[EngineStats, _Mapping]] = ..., ready: _Optional[_Union[_common_pb2.ModelInfo, _Mapping]] = ..., failed: _Optional[str] = ..., idle: bool = ..., commands: _Optional[int] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., timelines: _Optional[_Iterable[_Union[Timeline, _Mapping]]] = ...) -> None: ...
+
+class Timeline(_message.Message):
+    __slots__ = ("handle", "stages")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    handle: int
+    stages: _containers.RepeatedCompositeFieldContainer[TimedStage]
+    def __init__(self, handle: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[TimedStage, _Mapping]]] = ...) -> None: ...
+
+class TimedStage(_message.Message):
+    __slots__ = ("name", "start", "end")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    start: float
+    end: float
+    def __init__(self, name: _Optional[str] = ..., start: _Optional[float] = ..., end: _Optional[float] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("tokens", "seconds")

@@ -20,7 +20,7 @@ class SessionCommand(_message.Message):
     def __init__(self, generate: _Optional[_Union[Generate, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., grant_lost: _Optional[_Union[GrantLost, _Mapping]] = ...) -> None: ...
 
 class Generate(_message.Message):
-    __slots__ = ("handle", "request_id", "fingerprint", "salt", "prompt_ids", "spans", "resumed_output_ids", "sampling", "deadline_seconds")
+    __slots__ = ("handle", "request_id", "fingerprint", "salt", "prompt_ids", "spans", "resumed_output_ids", "sampling", "deadline_seconds", "traceparent", "tracestate")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,8 @@ class Generate(_message.Message):
     RESUMED_OUTPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     handle: int
     request_id: str
     fingerprint: bytes
@@ -39,7 +41,9 @@ class Generate(_message.Message):
     resumed_output_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: SamplingParams
     deadline_seconds: float
-    def __init__(self, handle: _Optional[int] = ..., request_id: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., salt: _Optional[bytes] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., resumed_output_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., deadline_seconds: _Optional[float] = ...) -> None: ...
+    traceparent: str
+    tracestate: str
+    def __init__(self, handle: _Optional[int] = ..., request_id: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., salt: _Optional[bytes] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., resumed_output_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class Span(_message.Message):
     __slots__ = ("key", "row_offset", "rows", "token_offset", "grid", "item_rows")

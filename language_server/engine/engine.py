@@ -41,6 +41,7 @@ from language_server.engine.scheduler import Schedule, Scheduler
 from language_server.engine.stage_times import stage_times
 from language_server.engine.stats import Stats, gauges
 from language_server.engine.throughput import Throughput
+from language_server.timeline import timeline
 
 log = logging.getLogger(__name__)
 
@@ -307,15 +308,14 @@ class Engine:
         for key in {span.key for span in request.spans}:
             self._bad_transfers.pop((request.handle, key), None)
         self.stats.count_end(reason)
+        stages = stage_times(request)
+        self._events.timelines.append(timeline(request.handle, stages))
         self._events.events.finished.add(
             handle=request.handle,
             reason=reason,
             error=error.to_wire() if error else None,
             stop_token_id=stop_token_id,
-            times=[
-                common_pb2.StageTime(stage=stage.name, milliseconds=1000 * stage.seconds)
-                for stage in stage_times(request)
-            ],
+            times=[common_pb2.StageTime(stage=stage.name, milliseconds=1000 * stage.seconds) for stage in stages],
             prompt_tokens=len(request.prompt_ids),
             cached_tokens=request.cached_tokens or 0,
             output_tokens=len(request.output_ids),

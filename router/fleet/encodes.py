@@ -26,6 +26,7 @@ from common.errors import (
 from common.logs import whereabouts
 from common.pb import common_pb2, embedding_pb2, encode_pb2, encode_pb2_grpc
 from common.rpc import CHUNK_BYTES
+from common.tracing import Span
 from router.fleet.fleet import Fleet
 from router.fleet.servers import EncodeServer
 from router.metrics import RouterMetrics
@@ -86,6 +87,7 @@ class ItemEncode:
         post: tells the request what happens.
         metrics: counts retries.
         request_id: for the server's log.
+        span: of the request.
         attempts: servers that are tried each time it is opened.
         answer_timeout: seconds until the item's size must be known.
         deadline: of the request, in the event loop's time.
@@ -100,6 +102,7 @@ class ItemEncode:
         post: Callable[[EncodeMessage], None],
         metrics: RouterMetrics,
         request_id: str,
+        span: Span,
         attempts: int,
         answer_timeout: float,
         deadline: float,
@@ -112,6 +115,7 @@ class ItemEncode:
         self._post = post
         self._metrics = metrics
         self._request_id = request_id
+        self._span = span
         self._attempts = attempts
         self._answer_timeout = answer_timeout
         self._deadline = deadline
@@ -146,8 +150,9 @@ class ItemEncode:
         if self._task is None or self._task.done() or self._closing:
             return
         self._closing = True
-        if self._grants and self._answered:
-            # The language server was quicker with its word than the encode server, which still has to tell its times.
+        if self._answered:
+            # The language server may have been quicker with its word than the encode server, which still has to tell
+            # its times. Without a grant, what is not finished is dropped as soon as the server hears of this.
             self._commands.put_nowait(None)
             asyncio.get_running_loop().call_later(_GOODBYE_S, self._task.cancel)
         else:
@@ -160,9 +165,9 @@ class ItemEncode:
             await asyncio.wait([self._task])
 
     async def cancel(self) -> None:
-        """Drops the item at once."""
+        """Drops the item at once. One that is closed already may end in good order, for which it has little time."""
         self._grants.clear()
-        if self._task is not None:
+        if self._task is not None and not self._closing:
             self._task.cancel()
             await asyncio.wait([self._task])
 
@@ -193,7 +198,8 @@ class ItemEncode:
             if server in tried:
                 await asyncio.sleep(_BACKOFF_S * attempt)
             try:
-                await self._attempt(server)
+                with self._span.child("encode", {"server.address": server.address}, calls=True) as span:
+                    await self._attempt(server, span)
                 return
             except EPDError as failure:
                 error = failure
@@ -217,12 +223,12 @@ class ItemEncode:
             self._post(GrantFailed(key=self.item.key, handle=handle, grant_id=grant.id))
         self._grants.clear()
 
-    async def _attempt(self, server: EncodeServer) -> None:
+    async def _attempt(self, server: EncodeServer, span: Span) -> None:
         """From open to the end of the stream. Raises EPDError if another server may do better."""
         if server.channel is None:
             raise UnavailableError("it has just gone")
         assert self._fleet.model is not None
-        call = encode_pb2_grpc.EncodeServiceStub(server.channel).Encode()
+        call = encode_pb2_grpc.EncodeServiceStub(server.channel).Encode(metadata=tuple(span.headers.items()))
         commands: _Commands = asyncio.Queue()
         self._commands, self._answered = commands, False
         commands.put_nowait([encode_pb2.EncodeCommand(open=self._open_command())])

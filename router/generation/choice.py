@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.pb import language_pb2
+from common.tracing import NO_SPAN, Span
 from router.answer.output import Output, OutputRules
 from router.answer.reader import PlainReader, Reader
 from router.fleet.servers import LanguageServer
@@ -38,6 +39,7 @@ class Choice:
     server: LanguageServer | None = None
     session: LanguageSession | None = None
     handle: int = 0
+    span: Span = NO_SPAN  # while it is at a server
     admitted: bool = False  # at any server so far
     missing: set[bytes] = field(default_factory=set)
     deaths: int = 0

@@ -29,6 +29,7 @@ from common.errors import (
     from_wire,
 )
 from common.pb import common_pb2, language_pb2
+from common.tracing import code_of
 from router.answer.output import Output
 from router.config import RouterConfig
 from router.fleet.encodes import EncodeMessage, GrantFailed, ItemEncode, ItemFailed, ItemKnown, MediaItem
@@ -127,6 +128,7 @@ class Generation:
                 post=self.mailbox.post,
                 metrics=self._metrics,
                 request_id=self._request_id,
+                span=self.stages.span,
                 attempts=self._config.encode_attempts,
                 answer_timeout=self._config.encode_answer_seconds,
                 deadline=self._deadline,
@@ -230,6 +232,7 @@ class Generation:
         for handle, choice in self._by_handle.items():
             assert choice.session is not None
             choice.session.abort(handle, reason)
+            choice.span.end()
         self._by_handle.clear()
         encodes, self._encodes = self._encodes, {}
         for encode in encodes.values():
@@ -276,6 +279,7 @@ class Generation:
                 if not choice.admitted and choice.number == 0:
                     self.cached_tokens += message.cached_tokens
                 choice.admitted = True
+                choice.span.event("admitted")
                 choice.homeless_until = choice.pause = 0.0
                 choice.missing = set(message.needed_keys)
                 for key in choice.missing:
@@ -286,6 +290,7 @@ class Generation:
                 self._encode(message.key).grant(message.handle, message.grant)
             case language_pb2.Received():
                 choice.missing.discard(message.key)
+                choice.span.event("item received")
                 self._release()
             case language_pb2.Finished():
                 self._on_finished(choice, message)
@@ -298,6 +303,7 @@ class Generation:
         if self.first_token_s is None:
             self.first_token_s = now - self._began
             self._metrics.first_token.observe(self.first_token_s)
+            choice.span.event("first token")
         elif choice.last_token_at:
             self._metrics.inter_token.observe((now - choice.last_token_at) / len(message.token_ids))
         choice.last_token_at = now
@@ -324,6 +330,7 @@ class Generation:
     def _on_error(self, choice: Choice, error: EPDError) -> None:
         """The server ended the request with an error; some of those another server would not have."""
         assert choice.server is not None
+        choice.span.fail(code_of(error))
         match error:
             case MovedError():
                 self._move(choice, "moved")
@@ -343,6 +350,7 @@ class Generation:
                 raise error
 
     def _on_death(self, choice: Choice, error: EPDError) -> None:
+        choice.span.fail(code_of(error))
         choice.deaths += 1
         if choice.deaths == _MAX_DEATHS:
             raise UnavailableError("two language servers failed while they worked on this request") from error
@@ -358,6 +366,10 @@ class Generation:
             return
         assert server.session is not None
         assert self._fleet.model is not None
+        choice.span = self.stages.span.child(
+            "generate", {"server.address": server.address, "epd.choice": choice.index}, calls=True
+        )
+        context = choice.span.headers
         generate = language_pb2.Generate(
             request_id=self._request_id,
             fingerprint=self._fleet.model.info.fingerprint,
@@ -367,6 +379,8 @@ class Generation:
             resumed_output_ids=choice.output.ids,
             sampling=choice.plan.sampling,
             deadline_seconds=max(0.001, self._deadline - self._loop.time()),
+            traceparent=context.get("traceparent"),
+            tracestate=context.get("tracestate"),
         )
         generate.sampling.choice = choice.number
         if choice.number:  # what is known of a prompt is the same for all its choices
@@ -392,6 +406,7 @@ class Generation:
         for encode in self._encodes.values():
             encode.forget(choice.handle)
         self._by_handle.pop(choice.handle, None)
+        choice.span.end()
         choice.handle, choice.missing = 0, set()
 
     def _move(self, choice: Choice, cause: str) -> None:

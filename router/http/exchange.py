@@ -35,6 +35,16 @@ log = logging.getLogger(__name__)
 
 _THREAD_BYTES = 1 << 15  # from here on parsing leaves the event loop
 _LAST_WORD_S = 3.0  # to tell the client what failed
+# Fields of the log's line, as attributes of the span.
+_ATTRIBUTES = {
+    "status": "http.response.status_code",
+    "outcome": "epd.outcome",
+    "code": "error.type",
+    "prompt_tokens": "gen_ai.usage.input_tokens",
+    "output_tokens": "gen_ai.usage.output_tokens",
+    "cached_tokens": "epd.cached_tokens",
+    "first_token": "epd.first_token_seconds",
+}
 
 
 class Exchange(Response, Generic[RequestT]):
@@ -61,7 +71,8 @@ class Exchange(Response, Generic[RequestT]):
         self._id = request_id
         self._began = time.monotonic()
         self._deadline = asyncio.get_running_loop().time() + services.config.request_timeout_seconds
-        self._stages = Stages(services.metrics)
+        name = f"{request.method} {request.scope['path']}"
+        self._stages = Stages(services.metrics, services.tracing.serve(name, request.scope["headers"]))
         self._generation: Generation | None = None
         self._problem: Problem | None = None  # what it ended in
         self._fault = ""  # of ours, that led to it
@@ -227,8 +238,23 @@ class Exchange(Response, Generic[RequestT]):
                 "output_tokens": tokens,
                 "first_token": round(generation.first_token_s, 3) if generation.first_token_s is not None else None,
             }
+        self._end_span(fields)
         fields["stages_ms"] = {stage: round(value, 1) for stage, value in milliseconds.items()}
         log.info(self._endpoint.name, extra={"request_id": self._id, **fields})
+
+    def _end_span(self, fields: dict[str, Any]) -> None:
+        """The trace's root, with what the log is told; `fields` then say where it is found."""
+        span = self._stages.span
+        if not span.is_recorded:
+            return
+        named = {
+            _ATTRIBUTES[name]: value for name, value in fields.items() if name in _ATTRIBUTES and value is not None
+        }
+        span.set({"epd.request_id": self._id, "http.request.method": self._request.method, **named})
+        if fields["status"] >= 500:  # not what the client did wrong: conventions of OpenTelemetry
+            span.fail(str(fields.get("code", "cancelled")))
+        span.end()
+        fields["trace_id"] = span.trace_id
 
 
 async def _watch(receive: Receive, generation: Generation) -> None:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 # Importing any of these fails, as it does where only the base package is installed.
 PROGRAM = """
 import asyncio, sys
-for name in ("torch", "numpy", "PIL", "av", "transformers", "safetensors", "huggingface_hub"):
+for name in ("torch", "numpy", "PIL", "av", "transformers", "safetensors", "huggingface_hub", "opentelemetry"):
     sys.modules[name] = None
 from common.config import parse
 from {package}.fake import {config}, serve

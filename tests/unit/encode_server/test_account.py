@@ -11,6 +11,7 @@ from common.errors import BadMediaError, InternalError
 from common.logs import RateLimitedLog
 from common.pb import common_pb2, encode_pb2
 from common.stages import TimedStage
+from common.tracing import NO_SPAN
 from encode_server.account import StreamAccount
 from encode_server.metrics import EncodeMetrics
 
@@ -21,7 +22,7 @@ def metrics() -> EncodeMetrics:
 
 
 def account(metrics: EncodeMetrics, faults: RateLimitedLog | None = None) -> StreamAccount:
-    made = StreamAccount(metrics, faults or RateLimitedLog(logging.getLogger("faults")))
+    made = StreamAccount(metrics, NO_SPAN, faults or RateLimitedLog(logging.getLogger("faults")))
     made.open(encode_pb2.OpenEncode(request_id="r1", kind=common_pb2.IMAGE, sizes=[3, 4]))
     return made
 

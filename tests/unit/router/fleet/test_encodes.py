@@ -7,6 +7,7 @@ from typing import cast
 from common.errors import InternalError
 from common.logs import RateLimitedLog
 from common.pb import common_pb2
+from common.tracing import NO_SPAN
 from router.fleet.encodes import EncodeMessage, ItemEncode, ItemFailed, MediaItem
 from router.fleet.fleet import Fleet
 from router.metrics import RouterMetrics
@@ -36,6 +37,7 @@ async def test_a_fault_of_ours_is_told_to_the_request() -> None:
         post=said.put_nowait,
         metrics=RouterMetrics(),
         request_id="1",
+        span=NO_SPAN,
         attempts=3,
         answer_timeout=1.0,
         deadline=asyncio.get_running_loop().time() + 10,

@@ -159,7 +159,7 @@ class _Recording(Tracing):
 
         named = Resource.create()
         ours = {"service.version": __version__}
-        if named.attributes.get("service.name", "unknown_service").startswith("unknown_service"):  # type: ignore[union-attr]
+        if str(named.attributes.get("service.name") or "unknown_service").startswith("unknown_service"):
             ours["service.name"] = service
         # Not made the global one: libraries would add spans of their own, with attributes that we don't know.
         self._provider: TracerProvider = TracerProvider(resource=named.merge(Resource(ours)), shutdown_on_exit=False)
@@ -184,7 +184,8 @@ class _Recording(Tracing):
     def begin(self, parent: RecordedSpan, name: str, attributes: Attributes, *, calls: bool) -> RecordedSpan:
         kind = self._trace.SpanKind.CLIENT if calls else self._trace.SpanKind.INTERNAL
         context = self._trace.set_span_in_context(parent)
-        return self._tracer.start_span(name, context=context, kind=kind, attributes=attributes)
+        span: RecordedSpan = self._tracer.start_span(name, context=context, kind=kind, attributes=attributes)
+        return span
 
     def add(self, parent: RecordedSpan, name: str, start: float, end: float, error: BaseException | None) -> None:
         context, epoch = self._trace.set_span_in_context(parent), time.time() - time.monotonic()

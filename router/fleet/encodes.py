@@ -91,6 +91,7 @@ class ItemEncode:
         attempts: servers that are tried each time it is opened.
         answer_timeout: seconds until the item's size must be known.
         deadline: of the request, in the event loop's time.
+        pin: the only server that may have it, in one attempt; None: any.
         metadata: of the item, if it is known from an earlier request.
     """
 
@@ -107,6 +108,7 @@ class ItemEncode:
         answer_timeout: float,
         deadline: float,
         metadata: common_pb2.MediaMetadata | None,
+        pin: EncodeServer | None = None,
     ) -> None:
         self.item = item
         self.metadata = metadata
@@ -116,7 +118,8 @@ class ItemEncode:
         self._metrics = metrics
         self._request_id = request_id
         self._span = span
-        self._attempts = attempts
+        self._attempts = attempts if pin is None else 1
+        self._pin = pin
         self._answer_timeout = answer_timeout
         self._deadline = deadline
         self._grants: dict[bytes, tuple[int, embedding_pb2.Grant]] = {}  # handed over, not yet shipped
@@ -189,10 +192,7 @@ class ItemEncode:
         for attempt in range(self._attempts):
             if attempt:
                 self._metrics.retries.labels("encode").inc()
-            if attempt == 0 and self.metadata is None:  # a new request is refused at once
-                server = self._fleet.choose_encode(self.item.key)
-            else:
-                server = await self._fleet.wait_for_encode(self.item.key, tried)
+            server = await self._next_server(tried)
             if server is None:
                 break
             if server in tried:
@@ -206,7 +206,7 @@ class ItemEncode:
             if self._closing:
                 return
             may_be_elsewhere = isinstance(error, MediaExpiredError) and self._fleet.choose_encode(
-                self.item.key, [*tried, server]
+                self.item.key, [*tried, server], self._pin
             )
             if isinstance(error, InvalidRequestError | DeadlineError) and not may_be_elsewhere:
                 self._post(ItemFailed(key=self.item.key, error=error))
@@ -216,7 +216,23 @@ class ItemEncode:
                 type(error).__name__, "%s: %s", server, error.message, extra={"request_id": self._request_id}
             )
             self._fail_grants()
-        self._post(ItemFailed(key=self.item.key, error=_final(error)))
+        self._post(ItemFailed(key=self.item.key, error=self._final(error)))
+
+    async def _next_server(self, tried: Sequence[EncodeServer]) -> EncodeServer | None:
+        """A new request is refused at once, one that has begun gives a server time to come; nobody waits for a pin."""
+        if self._pin is not None or (not tried and self.metadata is None):
+            return self._fleet.choose_encode(self.item.key, pin=self._pin)
+        return await self._fleet.wait_for_encode(self.item.key, tried)
+
+    def _final(self, error: EPDError) -> EPDError:
+        """What the client hears when all attempts are used up: of a pinned server, what it was."""
+        if self._pin is not None:
+            return type(error)(f"{self._pin}: {error.message}")
+        if isinstance(error, OverloadedError | DeadlineError | MediaExpiredError):
+            return error
+        if isinstance(error, UnavailableError) and not isinstance(error, MovedError | MediaLostError):
+            return UnavailableError("the image or video could not be encoded: no encode server could do it")
+        return MediaLostError("the image or video could not be encoded by any encode server")
 
     def _fail_grants(self) -> None:
         for handle, grant in self._grants.values():
@@ -321,12 +337,3 @@ def _chunks(parts: Sequence[bytes]) -> Iterator[encode_pb2.EncodeCommand]:
         for start in range(0, len(part), CHUNK_BYTES):
             data = part[start : start + CHUNK_BYTES]
             yield encode_pb2.EncodeCommand(chunk=encode_pb2.MediaChunk(data=data))
-
-
-def _final(error: EPDError) -> EPDError:
-    """What the client hears when all attempts are used up."""
-    if isinstance(error, OverloadedError | DeadlineError | MediaExpiredError):
-        return error
-    if isinstance(error, UnavailableError) and not isinstance(error, MovedError | MediaLostError):
-        return UnavailableError("the image or video could not be encoded: no encode server could do it")
-    return MediaLostError("the image or video could not be encoded by any encode server")

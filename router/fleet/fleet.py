@@ -117,24 +117,40 @@ class Fleet:
         versions = Counter(server.info.processor_version for server in self.encode.ready() if server.info is not None)
         return max(versions, key=lambda version: (versions[version], version), default=PROCESSOR_VERSION)
 
-    # -- choice ------------------------------------------------------------------------------------------------------
+    def obstacle(self, server: Server) -> str:
+        """Why nothing new goes to a server of this fleet; "" if something may."""
+        if server.obstacle or not isinstance(server, EncodeServer) or self._fit_for_media(pin=server):
+            return server.obstacle
+        theirs = server.info.processor_version if server.info is not None else 0
+        return f"{server} has version {theirs} of media processing, most encode servers have {self.processor_version}"
 
-    def choose_language(self, affinity: bytes, avoid: Collection[LanguageServer] = ()) -> LanguageServer | None:
+    def _fit_for_media(
+        self, avoid: Collection[EncodeServer] = (), pin: EncodeServer | None = None
+    ) -> list[EncodeServer]:
+        version = self.processor_version
+        return [
+            server
+            for server in self.encode.ready(avoid, pin)
+            if server.info is not None and server.info.processor_version == version
+        ]
+
+    # -- choice: among all servers, or the one that a request is pinned to ---------------------------------------------
+
+    def choose_language(
+        self, affinity: bytes, avoid: Collection[LanguageServer] = (), pin: LanguageServer | None = None
+    ) -> LanguageServer | None:
         """The ready server for a conversation that begins with `affinity`; None if there is none."""
-        servers = self.language.ready(avoid)
+        servers = self.language.ready(avoid, pin)
         if not servers:
             return None
         # What this router has sent may not be in the server's report yet.
         return choose(servers, affinity, lambda server: max(_requests(server.load), _in_session(server)), slack=2.0)
 
-    def choose_encode(self, key: bytes, avoid: Collection[EncodeServer] = ()) -> EncodeServer | None:
+    def choose_encode(
+        self, key: bytes, avoid: Collection[EncodeServer] = (), pin: EncodeServer | None = None
+    ) -> EncodeServer | None:
         """The ready server for a media item; None if there is none."""
-        version = self.processor_version
-        servers = [
-            server
-            for server in self.encode.ready(avoid)
-            if server.info is not None and server.info.processor_version == version
-        ]
+        servers = self._fit_for_media(avoid, pin)
         return choose(servers, key, lambda server: server.load.queue_seconds, slack=0.5) if servers else None
 
     async def wait_for_encode(self, key: bytes, avoid: Collection[EncodeServer] = ()) -> EncodeServer | None:

@@ -82,8 +82,10 @@ class Pool(Generic[ServerT]):
         self.servers: dict[str, ServerT] = {}
         self.unresolved: dict[str, str] = {}  # name -> why
 
-    def ready(self, avoid: Collection[ServerT] = ()) -> list[ServerT]:
-        return [server for server in self.servers.values() if server.ready and server not in avoid]
+    def ready(self, avoid: Collection[ServerT] = (), pin: ServerT | None = None) -> list[ServerT]:
+        """Those that take something new, or of these only `pin`."""
+        servers = self.servers.values() if pin is None else (pin,)
+        return [server for server in servers if server.ready and server not in avoid]
 
     def nobody(self, role: str) -> str:
         """Why there is no server and no name without one."""

@@ -55,7 +55,8 @@ class Server:
         self.info: common_pb2.ModelInfo | None = None  # None: not connected
         self.load = common_pb2.Load()
         self.warn = RateLimitedLog(log)
-        self.trouble = "connecting"  # why it is not ready; "" when it is
+        self.version = ""  # of its software; "": never reached
+        self.trouble = "connecting"  # what the last look found; "" if all was well
         self._calls: set[grpc.aio.Call] = set()  # in progress, other than looks
         self.removed = False  # no longer among the addresses: takes nothing new
         self._interval = interval
@@ -69,7 +70,16 @@ class Server:
 
     @property
     def ready(self) -> bool:
-        return not self.trouble and not self.removed and not self.load.draining
+        return not self.obstacle
+
+    @property
+    def obstacle(self) -> str:
+        """Why it takes nothing new; "" if it does."""
+        if self.trouble:
+            return self.trouble
+        if self.removed:
+            return f"{self} is no longer among the addresses"
+        return f"{self} is shutting down" if self.load.draining else ""
 
     def on_load(self, load: common_pb2.Load) -> None:
         self.load.CopyFrom(load)
@@ -161,6 +171,7 @@ class Server:
             if boot_id and server_info.boot_id != boot_id:
                 raise UnavailableError(f"{self} was restarted")
             boot_id = server_info.boot_id
+            self.version = server_info.version
             self.on_load(server_info.load)
             serving = answer.status == health_pb2.HealthCheckResponse.SERVING
             if serving and self.info is None:
@@ -233,9 +244,12 @@ class LanguageServer(Server):
         self._session_task: asyncio.Task[None] | None = None
 
     @property
-    def ready(self) -> bool:
-        session = self.session
-        return super().ready and session is not None and not session.broken and not session.draining
+    def obstacle(self) -> str:
+        if found := super().obstacle:
+            return found
+        if self.session is None or self.session.broken:
+            return f"{self}: the session broke"
+        return f"{self} is shutting down" if self.session.draining else ""
 
     def _busy(self) -> bool:
         return super()._busy() or (self.session is not None and not self.session.broken and len(self.session) > 0)

@@ -34,6 +34,7 @@ from router.answer.output import Output
 from router.config import RouterConfig
 from router.fleet.encodes import EncodeMessage, GrantFailed, ItemEncode, ItemFailed, ItemKnown, MediaItem
 from router.fleet.fleet import Fleet
+from router.fleet.pins import Pins
 from router.fleet.sessions import SessionLost, SessionMessage
 from router.generation.choice import Choice, Plan
 from router.generation.mailbox import Mailbox
@@ -81,6 +82,7 @@ class Generation:
         salt: of the tenant.
         deadline: in the event loop's time; the servers end the request then. Here, it is whoever waits that ends it.
         stages: of the request.
+        pins: servers that it has to go through.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Generation:
         salt: bytes,
         deadline: float,
         stages: Stages,
+        pins: Pins,
     ) -> None:
         self._fleet = fleet
         self._config = config
@@ -105,6 +108,7 @@ class Generation:
         self._began = time.monotonic()
         self._deadline = deadline
         self.stages = stages
+        self._pins = pins
         self.mailbox: Mailbox[Message] = Mailbox()
         self._encodes: dict[bytes, ItemEncode] = {}
         self._by_handle: dict[int, Choice] = {}
@@ -133,6 +137,7 @@ class Generation:
                 answer_timeout=self._config.encode_answer_seconds,
                 deadline=self._deadline,
                 metadata=known,
+                pin=self._pins.encode,
             )
             if known is None:
                 encode.open()
@@ -332,6 +337,10 @@ class Generation:
         assert choice.server is not None
         choice.span.fail(code_of(error))
         match error:
+            case CancelledError():
+                raise UnavailableError("the language server aborted the request") from error
+            case _ if self._pins.language is not None:
+                raise error
             case MovedError():
                 self._move(choice, "moved")
             case OverloadedError() | ModelMismatchError():
@@ -344,13 +353,13 @@ class Generation:
                     raise error
             case UnavailableError():
                 self._on_death(choice, error)
-            case CancelledError():
-                raise UnavailableError("the language server aborted the request") from error
             case _:
                 raise error
 
     def _on_death(self, choice: Choice, error: EPDError) -> None:
         choice.span.fail(code_of(error))
+        if self._pins.language is not None:
+            raise error
         choice.deaths += 1
         if choice.deaths == _MAX_DEATHS:
             raise UnavailableError("two language servers failed while they worked on this request") from error
@@ -360,7 +369,7 @@ class Generation:
 
     def _submit(self, choice: Choice) -> None:
         """Gives the choice to a server: with the tokens it has, if it comes from another one."""
-        server = self._fleet.choose_language(choice.plan.affinity, choice.refused_by)
+        server = self._fleet.choose_language(choice.plan.affinity, choice.refused_by, self._pins.language)
         if server is None:
             self._wait_for_server(choice)
             return
@@ -393,7 +402,8 @@ class Generation:
     def _wait_for_server(self, choice: Choice) -> None:
         """A new request is refused at once, one that has begun waits for a server to come back."""
         if not choice.admitted and not choice.deaths:
-            raise UnavailableError("no language server is ready")
+            pin = self._pins.language
+            raise UnavailableError("no language server is ready" if pin is None else self._fleet.obstacle(pin))
         now = self._loop.time()
         choice.homeless_until = choice.homeless_until or now + self._config.failover_seconds
         if now >= choice.homeless_until:

@@ -26,6 +26,7 @@ from router.generation.choice import Plan
 from router.generation.generation import ClientLeft, Generation
 from router.http import sse
 from router.http.body import Body, parse_json
+from router.http.pins import pins_of
 from router.media.budget import Hold
 from router.problems import ItemError, Problem, problem_of
 from router.services import Services
@@ -104,6 +105,7 @@ class Exchange(Response, Generic[RequestT]):
         services, config = self._services, self._services.config
         salt = services.keys.salt(self._request.headers)
         stack.enter_context(services.gate.enter(limit))
+        pins = pins_of(self._request.headers, services.fleet)
         hold = Hold(services.budget)
         stack.callback(hold.release)
         with self._stages.stage("body"):
@@ -121,6 +123,7 @@ class Exchange(Response, Generic[RequestT]):
             salt=salt,
             deadline=self._deadline,
             stages=self._stages,
+            pins=pins,
         )
         stack.push_async_callback(generation.close, "the request has ended")
         watcher = asyncio.create_task(_watch(receive, generation))

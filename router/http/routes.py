@@ -24,6 +24,7 @@ from router.endpoints.responses import ResponsesEndpoint
 from router.endpoints.tokenize import DetokenizeEndpoint, TokenizeEndpoint
 from router.http import openapi
 from router.http.exchange import Exchange
+from router.http.servers import servers_json
 from router.problems import Problem
 from router.services import Services
 
@@ -85,6 +86,7 @@ def make_routes(services: Services) -> APIRouter:
 
     _add_stored_responses(routes, services)
     _add_models(routes, services)
+    _add_servers(routes, services)
     _add_state(routes, services)
     return routes
 
@@ -137,6 +139,18 @@ def _add_models(routes: APIRouter, services: Services) -> None:
         if name not in services.model_names:
             raise Problem(404, f"The model {name!r} does not exist", param="model", code="model_not_found")
         return _json(card(name))
+
+
+def _add_servers(routes: APIRouter, services: Services) -> None:
+    @routes.get(
+        "/servers",
+        summary="The servers behind this router, as this process of it sees them",
+        responses=openapi.answers("All of them.", _JSON, 401),
+        response_class=Response,
+    )
+    async def servers(request: Request) -> Response:
+        services.keys.salt(request.headers)
+        return _json(servers_json(services.fleet))
 
 
 def _add_state(routes: APIRouter, services: Services) -> None:

@@ -49,6 +49,7 @@ async def test_it_is_complete(document: dict[str, Any]) -> None:
         "/v1/models/{model}",
         "/health",
         "/ready",
+        "/servers",
         "/version",
         "/metrics",
     } <= set(document["paths"])

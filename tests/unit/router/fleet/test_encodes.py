@@ -16,7 +16,7 @@ from router.metrics import RouterMetrics
 class Broken:
     warn = RateLimitedLog(logging.getLogger("test"))
 
-    def choose_encode(self, key: bytes) -> None:
+    def choose_encode(self, key: bytes, pin: None) -> None:
         raise ZeroDivisionError
 
 

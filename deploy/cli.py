@@ -1,4 +1,4 @@
-"""`epd`: one command for every role."""
+"""`epd`: one command for every role, and for the tools that look at a running system."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from common.errors import EPDError
 from common.logs import setup_logging
 from common.tracing import check_tracing
 from deploy.programs import FAKES, PROGRAMS, Program, demo_folder
+from deploy.tools import TOOLS
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +27,16 @@ _DEMO = "demo"  # as a model: the checkpoint that comes with this package
 
 def overview() -> str:
     roles = "\n".join(f"  {role:<10}{program.summary}" for role, program in PROGRAMS.items())
+    tools = "\n".join(f"  {name:<10}{tool.summary}" for name, tool in TOOLS.items())
     return (
         "usage: epd ROLE [option ...]\n"
+        "       epd TOOL URL [option ...]\n"
         "       epd --version\n\n"
         "Serving for Qwen3-VL with the vision encoder apart from the language model.\n\n"
         f"roles:\n{roles}\n\n"
-        "`epd ROLE --help` lists a role's options. With --fake, serve, encode and language run without weights;\n"
-        "`epd ROLE --fake --help` lists what the fakes understand."
+        f"tools:\n{tools}\n\n"
+        "`epd ROLE --help` and `epd TOOL --help` list options. With --fake, serve, encode and language run without\n"
+        "weights; `epd ROLE --fake --help` lists what the fakes understand."
     )
 
 
@@ -74,7 +78,7 @@ def _select(
 
 
 def main() -> int:
-    """The console script; the exit status is 2 for wrong options, 1 when the role failed."""
+    """The console script; the exit status is 2 for wrong options, 1 when the role failed or the tool found a fault."""
     role, argv = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if role in ("--help", "-h", "help"):
         print(overview())
@@ -82,17 +86,18 @@ def main() -> int:
     if role == "--version":
         print(f"epd {__version__}")
         return 0
-    if role not in PROGRAMS:
-        near = difflib.get_close_matches(role, PROGRAMS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PROGRAMS)}"
-        print(f"epd: no role {role!r}; {hint}", file=sys.stderr)
+    if role not in PROGRAMS and role not in TOOLS:
+        known = (*PROGRAMS, *TOOLS)
+        near = difflib.get_close_matches(role, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        print(f"epd: no role or tool {role!r}; {hint}", file=sys.stderr)
         return 2
     # Threads of OpenMP spin while they wait for each other. Beside another busy process, say an encode server next to
     # a language server, they then wait for threads that have no core: ten times slower decoding. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC has to say reaches us as errors too
     try:
-        return run(role, argv, os.environ)
+        return TOOLS[role].run(argv) if role in TOOLS else run(role, argv, os.environ)
     except ConfigError as error:
         print(f"epd {role}: {error}", file=sys.stderr)
         return 2

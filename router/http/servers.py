@@ -14,7 +14,7 @@ def servers_json(fleet: Fleet) -> dict[str, Any]:
     """Every encode and language server, and every name that can't be resolved, which stands where its servers would."""
     shown: list[dict[str, Any]] = []
     for role, pool in (("encode", fleet.encode), ("language", fleet.language)):
-        shown += [_server(server, fleet.obstacle(server)) for server in pool.servers.values()]
+        shown += [_server(server, fleet.obstacle(server)) for _, server in sorted(pool.servers.items())]
         shown += [
             {"role": role, "address": name, "ready": False, "trouble": trouble}
             for name, trouble in pool.unresolved.items()

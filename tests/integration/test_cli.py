@@ -174,7 +174,7 @@ def test_help_needs_no_extra(base_install: dict[str, str], role: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["ruter"], "no role 'ruter'; did you mean router?"),
+        (["ruter"], "no role or tool 'ruter'; did you mean router?"),
         (["router", "--prot", "1"], "epd router: unknown option --prot; did you mean --port?"),
         (["serve"], "epd serve: --model is required"),
         (["encode", "--fake", "--fail-rate", "2"], "epd encode: --fail-rate is a share of 1"),

@@ -7,11 +7,13 @@ import pytest
 
 from common.options import options_of
 from deploy.programs import FAKES, PROGRAMS
+from deploy.tools import TOOLS
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = [
     *("README.md", "SECURITY.md"),
     *("docs/architecture.md", "docs/errors-and-limits.md", "docs/api.md", "docs/metrics.md", "docs/logs-and-traces.md"),
+    "docs/operations.md",
 ]
 
 
@@ -19,9 +21,19 @@ DOCUMENTS = [
 def test_options_that_are_named_exist(document: str) -> None:
     programs = (*PROGRAMS.values(), *FAKES.values())
     known = {f"--{option.key}" for program in programs for option in options_of(program.config_class())}
+    known |= {flag for tool in TOOLS.values() for flag in re.findall(r"--[a-z-]+", tool.parser().format_help())}
     known |= {"--fake", "--help"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / document).read_text()))
     assert named <= known
+
+
+def test_each_option_of_a_tool_is_explained_where_its_output_is() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    for name, tool in TOOLS.items():
+        _, _, section = text.partition(f"## epd {name}\n")
+        section = section.partition("\n## ")[0]
+        for flag in re.findall(r"^  (--[a-z-]+)", tool.parser().format_help(), flags=re.M):
+            assert f"`{flag}" in section, f"epd {name} {flag}"
 
 
 def test_each_row_of_the_option_table_names_roles_that_have_the_options() -> None:

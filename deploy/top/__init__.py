@@ -1,0 +1,1 @@
+"""`epd top`: what routers and servers are doing, from their metrics."""

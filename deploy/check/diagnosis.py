@@ -70,7 +70,7 @@ def diagnose(trials: Sequence[Trial]) -> list[Finding]:
             images = [trial for trial in images if trial.language != language]
     for trial in images:
         if not trial.ok:
-            pair = f"encode server {trial.encode} with language server {trial.language}"
+            pair = f"encode server {trial.encode} and language server {trial.language}"
             findings.append(_finding(pair, "fail together" if len(images) > 1 else "fail", [trial]))
     return findings
 
@@ -91,9 +91,10 @@ def _finding(where: str, what: str, failed: Sequence[Trial]) -> Finding:
     """`failed`: trials with a failure, of which the first one is told, or one that is clearer."""
     failures = [trial.failure for trial in failed if trial.failure is not None]
     shown = next((failure for failure in failures if failure.status is not None), failures[0])
-    logs = "Their logs have more" if " with " in where else "Its log has more"
+    whose = "their logs say" if " and " in where else "its log says"
     ids = ", ".join(trial.request_id for trial in failed[:4])
-    advice = " ".join(filter(None, (_advice(shown), f"{logs}, under {ids}.")))
+    logs = f"See what {whose} of this moment; the router's log has it under {ids}."
+    advice = " ".join(filter(None, (_advice(shown), logs)))
     return Finding(where=where, what=f"{what}: {told(shown)}", advice=advice)
 
 

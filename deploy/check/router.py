@@ -161,12 +161,12 @@ def _failure(response: httpx.Response, *, image: bool) -> Failure | None:
         return Failure(cause="answer", message=printable(problem), status=200) if problem else None
     error = _error_of(body)
     message = str(error.get("message") or response.text or response.reason_phrase)
-    param = error.get("param")
+    param = error["param"] if isinstance(error.get("param"), str) else None
     return Failure(
         cause="refused",
-        message=printable(message[:1000]),
+        message=printable(message[:1000]).removeprefix(f"{param}: "),
         status=response.status_code,
-        param=param if isinstance(param, str) else None,
+        param=param,
     )
 
 

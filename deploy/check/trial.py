@@ -26,7 +26,7 @@ class Trial:
 
     language: str  # address
     encode: str | None  # address
-    request_id: str  # in the logs of all servers
+    request_id: str  # in the router's log
     seconds: float  # from the request to its answer, as seen from here
     timings: Mapping[str, float] = field(default_factory=dict)  # milliseconds by stage
     failure: Failure | None = None
@@ -34,11 +34,6 @@ class Trial:
     @property
     def ok(self) -> bool:
         return self.failure is None
-
-    @property
-    def is_about_image(self) -> bool:
-        """The router says that the image is what failed: being encoded, or on its way to the language server."""
-        return self.failure is not None and (self.failure.param or "").startswith("messages")
 
 
 def problem_with(body: Any, *, image: bool) -> str:

@@ -10,13 +10,13 @@ NOTHING = "-"  # not known, or there was nothing to measure
 
 
 def number(value: float | None) -> str:
-    if value is None:
+    if value is None or math.isnan(value):
         return NOTHING
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"
 
 
 def rate(value: float | None) -> str:
-    if value is None:
+    if value is None or math.isnan(value):
         return NOTHING
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 or value == 0 else f"{value:.2f}"
 

@@ -50,7 +50,7 @@ def _rate(name: str, show: Callable[[float | None], str] = rate) -> Callable[[Si
 
 
 def _hits(cache: str) -> Callable[[Sight], str]:
-    """Since the last look, and since the process began."""
+    """Since the last look / since the process began."""
 
     def share(change: Change | None) -> str:
         hits = change.share("epd_cache_hits_total", "epd_cache_misses_total", cache=cache) if change else None
@@ -60,7 +60,7 @@ def _hits(cache: str) -> Callable[[Sight], str]:
 
 
 def _ratio(part: str, whole: str) -> Callable[[Sight], str]:
-    """Of two counters since the last look, or of two gauges now."""
+    """Of two counters since the last look."""
 
     def show(sight: Sight) -> str:
         if sight.recent is None or not (below := sight.recent.increase(whole)):
@@ -86,7 +86,7 @@ _ENCODE: Sequence[Column] = (
     ("sent/s", _rate("epd_transfer_bytes_total", size)),
     ("cached", _gauge("epd_cache_bytes", size)),
     ("pinned", _gauge("epd_cache_pins")),
-    ("hits now / ever", _hits("embeddings")),
+    ("hits", _hits("embeddings")),
 )
 _LANGUAGE: Sequence[Column] = (
     ("running", _gauge("epd_requests_running")),
@@ -96,10 +96,10 @@ _LANGUAGE: Sequence[Column] = (
     ("decode/s", _rate("epd_decode_tokens_total")),
     ("a step", _ratio("epd_decode_tokens_total", "epd_decode_steps_total")),
     ("KV used", _kv),
-    ("prefix hits now / ever", _hits("prefix")),
+    ("prefix hits", _hits("prefix")),
     ("inbox", _gauge("epd_inbox_bytes", size)),
-    ("inbox hits now / ever", _hits("inbox")),
-    ("received/s", _rate("epd_transfer_bytes_total", size)),
+    ("inbox hits", _hits("inbox")),
+    ("got/s", _rate("epd_transfer_bytes_total", size)),
 )
 
 
@@ -116,7 +116,7 @@ def _router_columns(look: Look) -> Sequence[Column]:
         ("prompt/s", _rate("epd_prompt_tokens_total")),
         ("output/s", _rate("epd_output_tokens_total")),
         ("media held", _gauge("epd_media_bytes", size)),
-        ("known sizes now / ever", _hits("grid")),
+        ("known sizes", _hits("grid")),
     )
 
 
@@ -185,7 +185,7 @@ def _stages(look: Look) -> Sheet:
             for stage in sorted(stages, key=_order)
         ]
     columns = ("/s", "p50", "p95", "ever", "p50", "p95")
-    return Sheet(title="latencies in ms: lately, and since the start", columns=columns, rows=[r for r in rows if r])
+    return Sheet(title="latencies in ms", columns=columns, rows=[r for r in rows if r])
 
 
 _STAGES = ("fetch", "preprocess", "vision", "transfer", "queue", "prefill", "decode")

@@ -260,7 +260,7 @@ async def test_a_data_port_that_can_not_be_reached_is_named(
             await router.until(lambda: bool(fleet.encode.ready()) and len(fleet.language.ready()) == 2)
             status, output = await check(router, capsys)
     assert status == 1
-    pair = f"encode server {encode.addresses['grpc']} with language server {bad.addresses['grpc']}"
+    pair = f"encode server {encode.addresses['grpc']} and language server {bad.addresses['grpc']}"
     assert f"* {pair} fail together: " in output
     assert "--data-advertise" in output
     assert output.count("FAILED") == 1

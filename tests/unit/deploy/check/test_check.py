@@ -167,7 +167,7 @@ def test_answers_that_are_none(chat: Any, message: str) -> None:
 def test_answers_that_lack_the_image(lacks: dict[str, Any], message: str) -> None:
     text = what(Scripted(chat={**ANSWER, **lacks}).check())
     assert message in text
-    assert "encode server e:1 with language server l:1" in text
+    assert "encode server e:1 and language server l:1" in text
 
 
 def slow_first(times: list[float]) -> Callable[[httpx.Request], Any]:

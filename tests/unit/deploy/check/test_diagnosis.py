@@ -62,18 +62,18 @@ def test_a_language_server_that_answers_nothing_is_named_once() -> None:
 
 def test_one_pair() -> None:
     (finding,) = diagnose(trials("ab", "xy", lambda encode, language: (encode, language) == ("a", "y")))
-    assert finding.where == "encode server a with language server y"
+    assert finding.where == "encode server a and language server y"
     assert finding.what.startswith("fail together")
 
 
 def test_the_only_pair() -> None:
     (finding,) = diagnose(trials("a", "x", lambda encode, language: encode is not None))
-    assert finding.where == "encode server a with language server x"
+    assert finding.where == "encode server a and language server x"
 
 
 def test_several_faults_are_several_findings() -> None:
     found = diagnose(trials("abc", "xyz", lambda encode, language: encode == "c" or (encode, language) == ("a", "y")))
-    assert places(found) == ["encode server c", "encode server a with language server y"]
+    assert places(found) == ["encode server c", "encode server a and language server y"]
 
 
 def test_when_all_pairs_fail_the_encode_servers_are_named() -> None:

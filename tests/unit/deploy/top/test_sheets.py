@@ -93,7 +93,7 @@ def test_a_router() -> None:
         "prompt/s": "2,500",
         "output/s": "32.0",
         "media held": "3.0 MiB",
-        "known sizes now / ever": "50% / 38%",
+        "known sizes": "50% / 38%",
     }
 
 
@@ -149,7 +149,7 @@ def test_an_encode_server() -> None:
         "sent/s": "32.0 MiB",
         "cached": "1.5 GiB",
         "pinned": "2",
-        "hits now / ever": "25% / 25%",
+        "hits": "25% / 25%",
     }
     assert cells(found, "lost")[0][""] == "encode e:9101: ship failures revoked=true"
 
@@ -189,10 +189,10 @@ def test_a_language_server() -> None:
         "decode/s": "400",
         "a step": "4",
         "KV used": "25%",
-        "prefix hits now / ever": "50% / 50%",
+        "prefix hits": "50% / 50%",
         "inbox": "4.0 KiB",
-        "inbox hits now / ever": "- / -",
-        "received/s": "1.0 KiB",
+        "inbox hits": "- / -",
+        "got/s": "1.0 KiB",
     }
     assert [row[""] for row in cells(found, "lost")] == [
         "language l:9102: frames rejected reason=checksum",

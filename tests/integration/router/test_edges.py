@@ -153,7 +153,9 @@ async def test_keys_guard_what_costs_and_nothing_else() -> None:
         guarded = {
             path for path, item in document["paths"].items() for use in item.values() if "401" in use["responses"]
         }
-        assert guarded == {path for path in document["paths"] if path.startswith("/v1/") or path.endswith("tokenize")}
+        assert guarded == {
+            path for path in document["paths"] if path.startswith("/v1/") or path.endswith(("tokenize", "/servers"))
+        }
         for path, item in document["paths"].items():
             for method in item:
                 url = path.format(model="demo", response_id="x")

@@ -188,7 +188,11 @@ def _stages(look: Look) -> Sheet:
     return Sheet(title="latencies in ms", columns=columns, rows=[r for r in rows if r])
 
 
-_STAGES = ("fetch", "preprocess", "vision", "transfer", "queue", "prefill", "decode")
+# in the order of their time; one that is newer than this list comes last
+_STAGES = (
+    *("body", "parse", "template", "fetch", "hash", "receive", "header", "size", "tokenize", "grammar"),
+    *("queue", "preprocess", "batch", "vision", "transfer", "inbox", "prefill", "decode"),
+)
 
 
 def _order(stage: str) -> tuple[int, str]:

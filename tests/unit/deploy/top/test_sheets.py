@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from common.pb import common_pb2, engine_pb2, language_pb2
+from common.pb import common_pb2, embedding_pb2, engine_pb2, language_pb2
+from common.transport.base import Delivery
 from deploy.top.change import Change
 from deploy.top.drawing import plain
 from deploy.top.places import metrics_place, router_place
@@ -59,8 +60,8 @@ def cells(found: Sequence[Sheet], title: str) -> list[dict[str, str]]:
 def router_sight(*, idle: bool = False) -> Sight:
     metrics = RouterMetrics()
     metrics.finished.inc(90)
-    metrics.cache_hits.labels("grid").inc(1)
-    metrics.cache_misses.labels("grid").inc(3)
+    metrics.grids.hits.inc(1)
+    metrics.grids.misses.inc(3)
 
     def work() -> None:
         if idle:
@@ -70,13 +71,13 @@ def router_sight(*, idle: bool = False) -> Sight:
         metrics.prompt_tokens.inc(5000)
         metrics.output_tokens.inc(64)
         metrics.media_bytes.set(3 << 20)
-        metrics.cache_hits.labels("grid").inc(2)
-        metrics.cache_misses.labels("grid").inc(2)
+        metrics.grids.hits.inc(2)
+        metrics.grids.misses.inc(2)
         metrics.failed.labels("503").inc(2)
         metrics.failed.labels("400").inc(7)
         metrics.migrations.labels("death").inc()
         for seconds in (0.03, 0.04, 0.07, 0.2):
-            metrics.stage.labels("vision").observe(seconds)
+            metrics.stages.observe("fetch", seconds)
         metrics.first_token.observe(500.0)
 
     return Seen("router", metrics.registry, "r:8000").sight(work)
@@ -99,11 +100,11 @@ def test_a_router() -> None:
 
 def test_latencies() -> None:
     rows = {row[""]: row for row in cells(sheets(look(router_sight())), "latencies")}
-    assert rows.keys() == {"router: first token", "router: vision"}
+    assert rows.keys() == {"router: first token", "router: fetch"}
     sheet = next(sheet for sheet in sheets(look(router_sight())) if sheet.title.startswith("latencies"))
-    (vision,) = [row for row in sheet.rows if row[0] == "router: vision"]
+    (fetch,) = [row for row in sheet.rows if row[0] == "router: fetch"]
     # two of four up to 50 ms, three up to 100 ms, all up to 250 ms
-    assert list(vision) == ["router: vision", "2.00", "50.0", "220", "4", "50.0", "220"]
+    assert list(fetch) == ["router: fetch", "2.00", "50.0", "220", "4", "50.0", "220"]
     (first,) = [row for row in sheet.rows if row[0] == "router: first token"]
     assert list(first[2:4]) == [">120,000", ">120,000"]
 
@@ -123,18 +124,15 @@ def test_nothing_lost_is_said() -> None:
 
 def test_an_encode_server() -> None:
     metrics = EncodeMetrics()
-    metrics.watch("epd_requests_running", "", lambda: 4.0)
-    metrics.watch("epd_requests_waiting", "", lambda: 12.0)
-    metrics.watch("epd_queue_seconds", "", lambda: 1.25)
-    metrics.watch("epd_cache_bytes", "", lambda: 1.5 * 2**30)
-    metrics.watch("epd_cache_pins", "", lambda: 2.0)
+    metrics.watch_load(lambda: common_pb2.Load(running=4, waiting=12, queue_seconds=1.25))
+    metrics.watch_pool(used_bytes=lambda: 3 << 29, entries=lambda: 7, pins=lambda: 2, capacity=1 << 32)
 
     def work() -> None:
         metrics.items.inc(30)
         metrics.batches.inc(12)
-        metrics.transfer_bytes.labels("zmq").inc(64 << 20)
-        metrics.cache_hits.labels("embeddings").inc(1)
-        metrics.cache_misses.labels("embeddings").inc(3)
+        metrics.count_delivery(Delivery(transport=embedding_pb2.ZMQ, payload_bytes=64 << 20, seconds=0.1))
+        metrics.pool.hits.inc(1)
+        metrics.pool.misses.inc(3)
         metrics.ship_failures.labels("true").inc()
 
     found = sheets(look(Seen("encode", metrics.registry, "e:9101").sight(work)))
@@ -207,8 +205,8 @@ def test_places_of_a_role_stand_together_and_their_latencies_are_one() -> None:
     found = sheets(look(first, second))
     assert len(cells(found, "routers")) == 2
     sheet = next(sheet for sheet in found if sheet.title.startswith("latencies"))
-    (vision,) = [row for row in sheet.rows if row[0] == "router: vision"]
-    assert list(vision[1:5]) == ["4.00", "50.0", "220", "8"]
+    (fetch,) = [row for row in sheet.rows if row[0] == "router: fetch"]
+    assert list(fetch[1:5]) == ["4.00", "50.0", "220", "8"]
 
 
 def test_places_that_do_not_answer_are_shown_as_such() -> None:

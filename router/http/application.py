@@ -57,7 +57,7 @@ def create_app(services: Services) -> ASGIApp:
             allow_headers=("*",),
             expose_headers=_EXPOSED,
         )
-    return Edge(inside, max_header_bytes=services.config.max_header_bytes)
+    return Edge(inside, max_header_bytes=services.config.max_header_bytes, leaving=lambda: services.gate.draining)
 
 
 class _Application(FastAPI):

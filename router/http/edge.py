@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,11 +25,14 @@ class Edge:
     Args:
         app: what is inside.
         max_header_bytes: of a request; the HTTP server looks at it only while a head is incomplete.
+        leaving: whether this router takes nothing new. Its answers then end their connections: what a client tries
+            again on a connection that it has kept would come back to this router instead of another one.
     """
 
-    def __init__(self, app: ASGIApp, *, max_header_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_header_bytes: int, leaving: Callable[[], bool]) -> None:
         self._app = app
         self._max_header_bytes = max_header_bytes
+        self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,6 +53,8 @@ class Edge:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *((name, request_id.encode()) for name in names)]
+                if self._leaving():
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         if _head_bytes(scope) > self._max_header_bytes:

@@ -64,6 +64,7 @@ async def test_sigterm_lets_requests_finish(tmp_path: Path) -> None:
                     await asyncio.sleep(0.01)
             refused = await client.post("/v1/chat/completions", json=body_of("hi"))
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+            assert refused.headers["connection"] == "close"  # so that the next try reaches another router
             assert not serving.done()
             for _ in range(20):
                 language.pace.release()

@@ -1,0 +1,31 @@
+"""What has to hold for our manifests, beyond their schema. Each rule says what is wrong, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tests.k8s import configuration, life, objects
+from tests.k8s.manifests import Manifests
+
+Rule = Callable[[Manifests], Iterator[str]]
+
+RULES: tuple[Rule, ...] = (
+    configuration.options,
+    configuration.models,
+    configuration.ports,
+    configuration.discovery,
+    configuration.resources,
+    life.probes,
+    life.endings,
+    life.updates,
+    life.scaling,
+    objects.hardening,
+    objects.volumes,
+    objects.selectors,
+    objects.versions,
+)
+
+
+def broken(manifests: Manifests) -> list[str]:
+    """What is wrong with them, by all rules but the one about traffic."""
+    return [f"{rule.__name__}: {line}" for rule in RULES for line in rule(manifests)]

@@ -1,0 +1,81 @@
+"""The manifests keep the rules, as far as that can be seen without kubectl.
+
+`make check-k8s` holds the rendered overlays against the same rules.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.k8s.manifests import K8S, ROLES, Manifests, as_written
+from tests.k8s.rules import broken
+
+OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
+SCALERS = [*(K8S / "components" / "autoscaling").glob("[!k]*.yaml")]
+
+
+@pytest.fixture
+def base() -> Manifests:
+    return Manifests(copy.deepcopy(as_written(K8S / "base")))
+
+
+def test_the_base_keeps_the_rules(base: Manifests) -> None:
+    assert broken(base) == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_files_of_overlays_are_what_roles_understand(base: Manifests, overlay: Path) -> None:
+    """With the rest as in the base: its pods have no GPU, and may have more memory."""
+    (generator,) = yaml.safe_load((overlay / "kustomization.yaml").read_text())["configMapGenerator"]
+    assert generator["behavior"] == "merge"
+    data = base.one("ConfigMap", "epd")["data"]
+    data.update({name: (overlay / name).read_text() for name in generator["files"]})
+    data.update(entry.split("=", 1) for entry in generator.get("literals", []))
+    assert [line for line in broken(base) if "has device cuda and None GPUs" not in line] == []
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in K8S.rglob("kustomization.yaml")), ids=lambda p: p.name
+)
+def test_what_kustomizations_name_is_there(folder: Path) -> None:
+    """And patches name a Deployment and a container of ours: others would be no patches of anything."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    patches = [patch["path"] for patch in kustomization.get("patches", [])]
+    files = [name for generator in kustomization.get("configMapGenerator", []) for name in generator.get("files", [])]
+    for name in (*kustomization.get("resources", []), *kustomization.get("components", []), *patches, *files):
+        assert (folder / name).exists(), name
+    for name in patches:
+        patch = yaml.safe_load((folder / name).read_text())
+        role = patch["metadata"]["name"].removeprefix("epd-")
+        assert (patch["kind"], role) in [("Deployment", known) for known in ROLES], name
+        containers = patch["spec"]["template"]["spec"].get("containers", [])
+        assert [found["name"] for found in containers] in ([], [role]), name
+
+
+def test_autoscalers_keep_the_rules(base: Manifests) -> None:
+    assert len(SCALERS) == len(ROLES)
+    scaled = Manifests([*base.objects, *(yaml.safe_load(path.read_text()) for path in SCALERS)])
+    assert broken(scaled) == []
+
+
+def test_the_adapter_makes_the_metrics_that_autoscalers_ask_for() -> None:
+    (rule,) = yaml.safe_load((K8S / "prometheus" / "adapter-rules.yaml").read_text())["rules"]["custom"]
+    asked = {
+        metric["pods"]["metric"]["name"]
+        for path in SCALERS
+        for metric in yaml.safe_load(path.read_text())["spec"]["metrics"]
+        if metric["type"] == "Pods"
+    }
+    names, _, _ = rule["seriesQuery"].partition('",')
+    assert set(names.removeprefix('{__name__=~"').split("|")) == asked
+
+
+def test_prometheus_is_told_ports_that_exist(base: Manifests) -> None:
+    monitor = yaml.safe_load((K8S / "prometheus" / "pod-monitor.yaml").read_text())
+    told = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    for workload in base.workloads:
+        assert told & workload.port_names.keys(), workload.role

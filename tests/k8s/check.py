@@ -36,7 +36,7 @@ def main() -> int:
     if shutil.which("kubectl") is None:
         print("== skipped: there is no kubectl here; on Debian: apt-get install kubernetes-client")
         return 2
-    programs = prepare_python(BUILD / "environment", PINS)
+    programs = prepare_python(BUILD / "kubernetes-validate", PINS)
     passed = failed = 0
     for name, allowed in CASES:
         problems = check(folder_of(name), BUILD / f"{name.replace('/', '-')}.yaml", programs, allowed)

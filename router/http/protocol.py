@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import http
 import sys
+from typing import TYPE_CHECKING
 
 import h11
-from starlette.types import Message
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from router.problems import Problem
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 _PROBLEMS = {
     431: ("the header of the request is too large", "header_too_large"),
@@ -90,7 +93,7 @@ class _Cycle(RequestResponseCycle):
 
     _is_chunked = False
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":
             sizes = {b"content-length", b"transfer-encoding"}
             self._is_chunked = (

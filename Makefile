@@ -20,7 +20,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 endif
 
-.PHONY: help setup demo eval check test test-pythons test-clients test-mutation check-k8s fuzz bench-clients proto lock clean
+.PHONY: help setup demo eval check test test-pythons test-clients test-mutation test-compose check-k8s fuzz bench-clients proto lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ test-clients: $(STAMP) ## LangChain, LiteLLM, the Vercel AI SDK and others again
 
 test-mutation: $(STAMP) ## for each field of a request, a router that ignores it: some test has to notice (FIELDS="chat messages.system")
 	$(BIN)/python -m tests.mutation.run $(FIELDS)
+
+test-compose: $(STAMP) ## images and compose files on a real Docker engine, and what happens when parts of it die (STEPS="images walls"; root)
+	$(BIN)/python -m tests.compose.run $(STEPS)
 
 check-k8s: $(STAMP) ## what lies in deploy/k8s, rendered with kubectl: against schemas, and against rules of our own
 	@$(BIN)/python -m tests.k8s.check

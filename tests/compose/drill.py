@@ -1,0 +1,335 @@
+"""The steps: each leaves the system as it found it, and returns what it has measured, in words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from statistics import median
+
+import httpx
+
+from deploy.programs import demo_folder
+from tests.compose import dashboard
+from tests.compose.network import cut_off, run_ip, slow
+from tests.compose.project import PROJECT, Container, Project, wait_until
+from tests.compose.questions import answers, ask, check_answers, fresh_image, known_image, question
+from tests.compose.traffic import traffic
+
+ROLES = ("encode", "language", "router")
+PORT = 18000  # of the router on this host
+DATA = "data"  # the network between the servers
+ROUTER_BYTES = 150e6  # of layers above the base image
+NODES = {"ENCODE_ADDRESS": "10.255.77.1", "LANGUAGE_ADDRESS": "10.255.77.2"}  # of the files for two machines
+_COMPILERS = ("cc", "gcc", "g++", "clang", "ld", "make")
+
+
+class Drill:
+    """Args:
+    variables: of the environment of `docker`.
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = {
+            **variables,
+            "EPD_PORT": str(PORT),
+            # torch from where this machine's pip finds it: the default index may be out of reach
+            "TORCH_INDEX": os.environ.get("TORCH_INDEX", ""),
+        }
+        self.project = Project(self._variables)
+        self._all_profiles = Project(self._variables, profiles=["observability"])
+        self.url = f"http://127.0.0.1:{PORT}"
+
+    def end(self) -> None:
+        """Removes whatever is left."""
+        self._all_profiles.compose("down", "--volumes", "--timeout", "1", check=False)
+
+    def recover(self) -> None:
+        """After a step that failed: everything anew."""
+        self.end()
+        with contextlib.suppress(AssertionError):
+            self.project.up()
+
+    # -- what is built ------------------------------------------------------------------------------------------------
+
+    def images(self) -> str:
+        """Built; small, without torch where that is not needed, without compilers, not root."""
+        self.project.compose("build", "--quiet")
+        self.project.docker(
+            "build", "--quiet", "--file", "deploy/Dockerfile", "--target", "all", "--tag", "epd-all",
+            "--build-arg", f"TORCH_INDEX={self._variables['TORCH_INDEX']}", ".",
+        )  # fmt: skip
+        for role in (*ROLES, "all"):
+            (facts,) = json.loads(self.project.docker("image", "inspect", f"epd-{role}"))
+            config = facts["Config"]
+            assert config["User"] == "10001:10001", config["User"]
+            assert config["Healthcheck"]["Test"], role
+            found = self._in_image(role, "sh", "-c", f"command -v {' '.join(_COMPILERS)} || true")
+            assert not found.strip(), f"{role}: {found}"
+        self._in_image("router", "python", "-c", "import importlib.util as u; assert not u.find_spec('torch')")
+        self._in_image("router", "python", "-c", "import importlib.util as u; assert not u.find_spec('transformers')")
+        size = self._own_bytes("router")
+        assert size < ROUTER_BYTES, f"{size / 1e6:.0f} MB"
+        return f"router {size / 1e6:.0f} MB above its base, encode {self._own_bytes('encode') / 1e6:.0f} MB"
+
+    def _in_image(self, role: str, *command: str) -> str:
+        """What a command writes in a fresh container without network."""
+        entry, *arguments = command
+        options = ("--rm", "--network=none", "--read-only", f"--entrypoint={entry}")
+        return self.project.docker("run", *options, f"epd-{role}", *arguments)
+
+    def _own_bytes(self, role: str) -> int:
+        """Of the layers that are not those of the base image."""
+        layers = self.project.docker("history", "--human=false", "--format={{.Size}} {{.CreatedBy}}", f"epd-{role}")
+        ours = [line for line in layers.splitlines() if "buildkit" in line]
+        assert ours, layers
+        return sum(int(line.split()[0]) for line in ours)
+
+    # -- a system that runs -------------------------------------------------------------------------------------------
+
+    def start_in_any_order(self) -> str:
+        """The router first: it says what it waits for, and serves as soon as that is there."""
+        self.project.compose("up", "--detach", "--no-build", "router")
+        wait_until("the router answers", lambda: self._waiting_for() != ["nobody"])
+        assert any("language" in entry for entry in self._waiting_for()), self._waiting_for()
+        self.project.compose("up", "--detach", "--no-build", "encode")
+        wait_until("the encode server is healthy", lambda: self.project.container("encode").health == "healthy")
+        assert any("language" in entry for entry in self._waiting_for()), self._waiting_for()
+        self.project.compose("up", "--detach", "--no-build", "language")
+        took = wait_until("it answers", lambda: answers(self.url))
+        self.project.up()
+        return f"served {took:.1f} s after the last one was started"
+
+    def _waiting_for(self) -> list[str]:
+        try:
+            body = httpx.get(f"{self.url}/ready", trust_env=False).json()
+        except httpx.HTTPError:
+            return ["nobody"]
+        missing: list[str] = body["waiting_for"]
+        return missing
+
+    def right_answers(self) -> str:
+        """To a text and an image, and as a stream."""
+        self.project.up()
+        check_answers(self.url)
+        body = {**question(known_image()), "stream": True}
+        with httpx.stream(
+            "POST", f"{self.url}/v1/chat/completions", json=body, timeout=60, trust_env=False
+        ) as response:
+            lines = [line for line in response.iter_lines() if line]
+        assert lines[-1] == "data: [DONE]", lines[-3:]
+        return ""
+
+    def walls(self) -> str:
+        """Nothing is written, nothing is root, and only the router is reached from outside."""
+        for role in ROLES:
+            container = self.project.container(role)
+            host = container.facts["HostConfig"]
+            assert host["ReadonlyRootfs"], role
+            assert host["CapDrop"] == ["ALL"], role
+            assert bool(host["PortBindings"]) == (role == "router"), (role, host["PortBindings"])
+            assert ("edge" in container.addresses) == (role == "router"), (role, container.addresses)
+            assert self.project.compose("exec", "-T", role, "id", "-u").strip() == "10001"
+            written = self.project.compose(
+                "exec", "-T", role, "sh", "-c", "touch /opt/x 2>/dev/null && echo written || true"
+            )
+            assert "written" not in written, role
+        return ""
+
+    def check_pairs(self) -> str:
+        """As an operator would ask, from inside of the router's container."""
+        said = self.project.compose("exec", "-T", "router", "epd", "check", "http://127.0.0.1:8000")
+        last = said.strip().splitlines()[-1]
+        assert last.startswith("all is well: 1 pair"), said
+        return last
+
+    # -- servers that die ---------------------------------------------------------------------------------------------
+
+    def encode_killed(self) -> str:
+        """Texts don't notice."""
+        with traffic(self.url, images=0) as seen:
+            took = self._kill("encode")
+        seen.check("text")
+        return f"images again after {took:.1f} s; meanwhile texts: {seen.text}"
+
+    def language_killed(self) -> str:
+        """With a second one nobody notices; the answers that it was at go on at the other."""
+        self.project.up("--scale", "language=2")
+        wait_until("both are there", lambda: self._ready_servers("language") == 2)
+        with traffic(self.url) as seen:
+            wait_until("there is traffic", lambda: len(seen.text.seconds) > 3 and len(seen.image.seconds) > 1)
+            took = self._kill("language", 0)
+            wait_until("both are there again", lambda: self._ready_servers("language") == 2)
+        seen.check("text", "image")
+        self.project.up("--scale", "language=1")
+        alone = self._kill("language")
+        return f"of two: texts {seen.text}, images {seen.image}, back after {took:.1f} s; the only one: {alone:.1f} s"
+
+    def router_killed(self) -> str:
+        return f"answers again after {self._kill('router'):.1f} s"
+
+    def _kill(self, role: str, index: int = 0) -> float:
+        """kill -9 of a container's process; seconds until it was started again and all is right."""
+        victim = self.project.containers(role)[index]
+        begin = time.monotonic()
+        os.kill(victim.pid, signal.SIGKILL)
+
+        def is_back() -> bool:
+            now = next(found for found in self.project.containers(role) if found.id == victim.id)
+            return now.restarts > victim.restarts and now.pid > 0 and answers(self.url)
+
+        wait_until(f"{role} is back", is_back)
+        return time.monotonic() - begin
+
+    def _ready_servers(self, role: str) -> int:
+        servers = httpx.get(f"{self.url}/servers", trust_env=False).json()["servers"]
+        return sum(server["ready"] for server in servers if server["role"] == role)
+
+    # -- more and fewer -----------------------------------------------------------------------------------------------
+
+    def scaled(self) -> str:
+        """No request fails, and every encode server gets some of the work."""
+        with traffic(self.url, texts=2, images=4) as seen:
+            wait_until("there is traffic", lambda: len(seen.image.seconds) > 3)
+            self.project.up("--scale", "encode=3")
+            wait_until("the router has found all three", lambda: self._ready_servers("encode") == 3)
+            before = len(seen.image.seconds)
+            wait_until("images go through three", lambda: len(seen.image.seconds) > before + 30)
+            work = [self._encoded(container) for container in self.project.containers("encode")]
+            assert all(items > 0 for items in work), work
+            self.project.up("--scale", "encode=1")
+            wait_until("the router has forgotten two", lambda: self._ready_servers("encode") == 1)
+            before = len(seen.image.seconds)
+            wait_until("images go through one", lambda: len(seen.image.seconds) > before + 5)
+        seen.check("text", "image")
+        return f"images encoded {work}; texts: {seen.text}; images: {seen.image}"
+
+    def _encoded(self, container: Container) -> float:
+        text = httpx.get(f"http://{container.addresses[DATA]}:9101/metrics", trust_env=False).text
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("epd_encode_items_total"))
+
+    # -- networks that fail -------------------------------------------------------------------------------------------
+
+    def encode_cut_off(self) -> str:
+        """Images are refused, and soon; texts don't notice; all is well when the network is."""
+        with traffic(self.url, images=0) as seen:
+            with cut_off(self.project.container("encode"), DATA):
+                refused = self._refused_within(60.0, fresh_image())
+            healed = wait_until("images are answered", lambda: answers(self.url))
+        seen.check("text")
+        return f"refused after {refused:.1f} s, well {healed:.1f} s after it healed; texts: {seen.text}"
+
+    def language_cut_off(self) -> str:
+        with cut_off(self.project.container("language"), DATA):
+            refused = self._refused_within(60.0, None)
+        healed = wait_until("it answers", lambda: answers(self.url))
+        return f"refused after {refused:.1f} s, well {healed:.1f} s after it healed"
+
+    def _refused_within(self, limit: float, image: str | None) -> float:
+        """Seconds until a request ends in a 503."""
+        begin = time.monotonic()
+        with httpx.Client(base_url=self.url, timeout=limit, trust_env=False) as client:
+            response = client.post("/v1/chat/completions", json=question(image))
+        assert response.status_code == httpx.codes.SERVICE_UNAVAILABLE, f"{response.status_code}: {response.text}"
+        return time.monotonic() - begin
+
+    def slow_network(self) -> str:
+        """Slower, and nothing else."""
+        usual = self._image_seconds()
+        with contextlib.ExitStack() as stack:
+            for role in ("encode", "language"):
+                stack.enter_context(slow(self.project.container(role), DATA, mbit=100, delay_ms=20))
+            late = self._image_seconds()
+            with traffic(self.url) as seen:
+                time.sleep(10)
+        seen.check("text", "image")
+        return f"an image: {usual:.2f} s, then {late:.2f} s; texts: {seen.text}; images: {seen.image}"
+
+    def _image_seconds(self) -> float:
+        """Median of some new images, one after another."""
+        took = []
+        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as client:
+            for _ in range(7):
+                begin = time.monotonic()
+                ask(client, fresh_image())
+                took.append(time.monotonic() - begin)
+        return median(took)
+
+    # -- what is seen, and the end ------------------------------------------------------------------------------------
+
+    def dashboard(self) -> str:
+        """Every query of the dashboard has data, in a real Prometheus with our configuration."""
+        return dashboard.check(self._variables, self.url)
+
+    def drained(self) -> str:
+        """A stream that runs when the router is told to stop is answered to its end."""
+        said: list[str] = []
+        body = {
+            "messages": [{"role": "user", "content": "Hello!"}],
+            "max_tokens": 400,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        begun = threading.Event()
+
+        def read() -> None:
+            with httpx.stream(
+                "POST", f"{self.url}/v1/chat/completions", json=body, timeout=60, trust_env=False
+            ) as answer:
+                for line in answer.iter_lines():
+                    said.append(line)
+                    begun.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert begun.wait(30)
+        self.project.compose("stop", "router")
+        reader.join(60)
+        assert said[-2:] == ["data: [DONE]", ""], said[-3:]
+        assert self.project.container("router").exit_code == 0
+        self.project.up()
+        return f"{len(said) // 2} pieces"
+
+    def another_model(self) -> str:
+        """From a folder of this machine; the router, which stays with the first model that it meets, is made anew."""
+        folder = {"MODELS": str(demo_folder()), "MODEL": "/models/model"}
+        other = Project({**self._variables, **folder})
+        other.up()
+        check_answers(self.url)
+        shown = httpx.get(f"{self.url}/v1/models", trust_env=False).json()["data"][0]["id"]
+        assert shown == "models", shown
+        self.project.up()
+        return ""
+
+    def two_machines(self) -> str:
+        """The files for two real ones, each at an address of its own, which containers reach as if it were elsewhere."""
+        self.end()
+        with contextlib.ExitStack() as stack:
+            for address in NODES.values():
+                run_ip("address", "add", f"{address}/32", "dev", "lo")
+                stack.callback(run_ip, "address", "del", f"{address}/32", "dev", "lo")
+            variables = {**self._variables, **NODES, "API_KEY": "a-key-of-the-drill"}
+            for node in ("language", "encode"):  # the router waits for both
+                machine = Project(variables, f"node-{node}.compose.yaml", name=f"{PROJECT}-{node}")
+                stack.callback(machine.compose, "down", "--volumes", "--timeout", "1", check=False)
+                machine.up()
+            refused = httpx.get(f"{self.url}/v1/models", trust_env=False).status_code
+            assert refused == httpx.codes.UNAUTHORIZED, refused
+            wait_until("it answers", lambda: answers(self.url, key=variables["API_KEY"]), 30.0)
+        return ""
+
+    def down(self) -> str:
+        """All end by themselves, and nothing is left."""
+        self.project.up()
+        self.project.compose("stop")
+        codes = {container.service: container.exit_code for container in self.project.containers()}
+        assert codes == dict.fromkeys(ROLES, 0), codes
+        self._all_profiles.compose("down", "--volumes")
+        for kind in ("ps --all", "network ls", "volume ls"):
+            left = self.project.docker(*kind.split(), "--quiet", f"--filter=label=com.docker.compose.project={PROJECT}")
+            assert not left.split(), f"{kind}: {left}"
+        return ""

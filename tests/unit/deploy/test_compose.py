@@ -1,0 +1,91 @@
+"""The files of docker compose: what can be said of them without an engine. The rest is `make test-compose`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.needs import needs
+from language_server.config import LanguageConfig
+
+ROOT = Path(__file__).parents[3]
+DEPLOY = ROOT / "deploy"
+FILES = ("compose.yaml", "node-encode.compose.yaml", "node-language.compose.yaml")
+GPU_FILES = ("node-encode.gpu.compose.yaml", "node-language.gpu.compose.yaml")
+OURS = ("router", "encode", "language")
+
+
+def services(file: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load((DEPLOY / file).read_text())["services"]
+    return found
+
+
+def variables(file: str) -> set[str]:
+    lines = [line for line in (DEPLOY / file).read_text().splitlines() if not line.startswith("#")]
+    return set(re.findall(r"\$\{(\w+)", "\n".join(lines)))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_services_are_walled_in(file: str) -> None:
+    for name, service in services(file).items():
+        if name not in OURS:
+            continue
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert float(service["stop_grace_period"].removesuffix("s")) > LanguageConfig.drain_seconds, name
+        stages = re.findall(r"^FROM \S+ AS (\S+)$", (DEPLOY / "Dockerfile").read_text(), flags=re.M)
+        assert service["build"]["target"] in stages, name
+
+
+def test_only_the_router_is_reached_from_outside() -> None:
+    found = services("compose.yaml")
+    default = {name: service for name, service in found.items() if not service.get("profiles")}
+    assert default.keys() == set(OURS)
+    assert [name for name, service in default.items() if service.get("ports")] == ["router"]
+    assert [name for name, service in default.items() if "edge" in service["networks"]] == ["router"]
+    for service in found.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+@pytest.mark.parametrize("file", [*FILES, *GPU_FILES])
+def test_every_variable_is_explained(file: str) -> None:
+    explained = (DEPLOY / ".env.example").read_text()
+    explained += "\n".join(line for line in (DEPLOY / file).read_text().splitlines() if line.startswith("#"))
+    assert not {name for name in variables(file) if not re.search(rf"\b{name}\b", explained)}
+
+
+@pytest.mark.parametrize("files", [(file,) for file in FILES] + [(FILES[1], GPU_FILES[0]), (FILES[2], GPU_FILES[1])])
+def test_docker_compose_takes_them(files: tuple[str, ...]) -> None:
+    compose = ["docker", "compose"]
+    if shutil.which("docker") is None or subprocess.run([*compose, "version"], capture_output=True).returncode != 0:
+        pytest.skip("there is no docker compose on this machine")
+    names = [argument for file in files for argument in ("--file", str(DEPLOY / file))]
+    environ = {**os.environ, "ENCODE_ADDRESS": "10.0.0.1", "LANGUAGE_ADDRESS": "10.0.0.2"}
+    ended = subprocess.run([*compose, *names, "config", "--quiet"], env=environ, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_needs_are_those_of_pyproject() -> None:
+    everything = needs(ROOT / "pyproject.toml", ["encode", "tracing"])
+    assert any(need.startswith("torch") for need in everything)
+    assert any(need.startswith("opentelemetry-sdk") for need in everything)
+    base = needs(ROOT / "pyproject.toml", [])
+    assert set(base) < set(everything)
+    assert not any(need.startswith(("torch", "transformers")) for need in base)
+    with pytest.raises(KeyError):
+        needs(ROOT / "pyproject.toml", ["decode"])
+
+
+def test_what_the_ignore_file_lets_in_is_what_the_dockerfile_copies() -> None:
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copies = re.findall(r"^COPY (?!--from)(.*)$", (DEPLOY / "Dockerfile").read_text(), flags=re.M)
+    copied = {source.split("/")[0] for line in copies for source in line.split()[:-1]}
+    assert copied == let_in

@@ -101,7 +101,6 @@ class Drill:
         assert any("language" in entry for entry in self._waiting_for()), self._waiting_for()
         self.project.compose("up", "--detach", "--no-build", "language")
         took = wait_until("it answers", lambda: answers(self.url))
-        self.project.up()
         return f"served {took:.1f} s after the last one was started"
 
     def _waiting_for(self) -> list[str]:
@@ -114,7 +113,6 @@ class Drill:
 
     def right_answers(self) -> str:
         """To a text and an image, and as a stream."""
-        self.project.up()
         check_answers(self.url)
         body = {**question(known_image()), "stream": True}
         with httpx.stream(
@@ -166,6 +164,7 @@ class Drill:
             wait_until("both are there again", lambda: self._ready_servers("language") == 2)
         seen.check("text", "image")
         self.project.up("--scale", "language=1")
+        wait_until("one is left", lambda: self._ready_servers("language") == 1)
         alone = self._kill("language")
         return f"of two: texts {seen.text}, images {seen.image}, back after {took:.1f} s; the only one: {alone:.1f} s"
 
@@ -291,7 +290,6 @@ class Drill:
         reader.join(60)
         assert said[-2:] == ["data: [DONE]", ""], said[-3:]
         assert self.project.container("router").exit_code == 0
-        self.project.up()
         return f"{len(said) // 2} pieces"
 
     def another_model(self) -> str:
@@ -302,11 +300,10 @@ class Drill:
         check_answers(self.url)
         shown = httpx.get(f"{self.url}/v1/models", trust_env=False).json()["data"][0]["id"]
         assert shown == "models", shown
-        self.project.up()
         return ""
 
     def two_machines(self) -> str:
-        """The files for two real ones, each at an address of its own, which containers reach as if it were elsewhere."""
+        """The files for two real ones, each at an address of its own that containers reach as if it were far."""
         self.end()
         with contextlib.ExitStack() as stack:
             for address in NODES.values():
@@ -324,7 +321,6 @@ class Drill:
 
     def down(self) -> str:
         """All end by themselves, and nothing is left."""
-        self.project.up()
         self.project.compose("stop")
         codes = {container.service: container.exit_code for container in self.project.containers()}
         assert codes == dict.fromkeys(ROLES, 0), codes

@@ -38,6 +38,8 @@ STEPS: Mapping[str, Callable[[Drill], str]] = {
     "down": Drill.down,
 }
 
+FROM_NOTHING = ("images", "start in any order")  # all other steps find a system that runs
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,6 +67,8 @@ def run(drill: Drill, steps: Mapping[str, Callable[[Drill], str]], *, keep: bool
         for name, step in steps.items():
             begin, since = time.monotonic(), time.time()
             try:
+                if name not in FROM_NOTHING:
+                    drill.project.up()
                 note, outcome = step(drill), "passed"
                 passed += 1
             except Exception:  # noqa: BLE001  whatever it is, it is this step's failure

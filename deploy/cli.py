@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -77,6 +78,10 @@ def _select(
     return FAKES[role], [word for word in argv if word != "--fake"], rest
 
 
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """The console script; the exit status is 2 for wrong options, 1 when the role failed or the tool found a fault."""
     role, argv = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
@@ -96,6 +101,9 @@ def main() -> int:
     # a language server, they then wait for threads that have no core: ten times slower decoding. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC has to say reaches us as errors too
+    # Until a role takes its signals over, which is after torch is imported: as the first process of a container it
+    # would not be ended by SIGTERM at all.
+    signal.signal(signal.SIGTERM, _end)
     try:
         return TOOLS[role].run(argv) if role in TOOLS else run(role, argv, os.environ)
     except ConfigError as error:

@@ -24,8 +24,9 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = {"accept": "image/*,video/*,*/*;q=0.5", "accept-encoding": "identity", "user-agent": "epd-router"}
-# What `ipaddress` takes for global: ways to IPv4 (RFC 6052, 7526), and documentation (RFC 9637).
-_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "192.88.99.0/24", "3fff::/20")))
+# What `ipaddress` takes for global, at least in some versions of Python: ways to IPv4 (RFC 6052, 7526), documentation
+# (RFC 9637), and protocols' own addresses (RFC 6890), of which two are anycast and none serves media.
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "192.88.99.0/24", "3fff::/20", "192.0.0.0/24")))
 
 
 def is_public(address: IPAddress) -> bool:

@@ -203,3 +203,15 @@ def test_without_a_role_the_roles_are_listed() -> None:
     for role in ("serve", "encode", "language", "router"):
         assert f"\n  {role} " in done.stdout
     assert epd("--version").stdout.startswith("epd ")
+
+
+def test_sigterm_counts_before_a_role_has_taken_over() -> None:
+    """Whatever the disposition was: the first process of a container is not ended by a signal that nobody handles."""
+    program = (
+        "import os, signal, sys, time; from types import SimpleNamespace; import deploy.cli as cli;"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "cli.TOOLS['top'] = SimpleNamespace(run=lambda argv: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(30)));"
+        "sys.argv = ['epd', 'top']; sys.exit(cli.main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=TIMEOUT, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM

@@ -36,7 +36,7 @@ def test_public(address: str) -> None:
         "::", "::1", "fe80::1", "fc00::1", "fd12:3456::1", "ff02::1", "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
         "2001:0:4136:e378:8000:63bf:3fff:fdd2",
-        "fec0::1", "feff::1", "192.88.99.1", "3fff::1", "3fff:fff::1",
+        "fec0::1", "feff::1", "192.88.99.1", "192.0.0.8", "3fff::1", "3fff:fff::1",
     ],
 )  # fmt: skip
 def test_not_public(address: str) -> None:

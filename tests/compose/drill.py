@@ -58,6 +58,9 @@ class Drill:
 
     def images(self) -> str:
         """Built; small, without torch where that is not needed, without compilers, not root."""
+        Project(self._variables, profiles=["observability"]).compose("config", "--quiet")
+        for node in ("encode", "language"):
+            Project({**self._variables, **NODES}, f"node-{node}.compose.yaml").compose("config", "--quiet")
         self.project.compose("build", "--quiet")
         self.project.docker(
             "build", "--quiet", "--file", "deploy/Dockerfile", "--target", "all", "--tag", "epd-all",

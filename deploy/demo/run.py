@@ -8,7 +8,6 @@ import base64
 import json
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -39,23 +38,6 @@ class Progress:
 
     def __call__(self, line: str) -> None:
         print(f"[{time.monotonic() - self._begin:5.1f} s] {line}", flush=True)
-
-
-def checkpoint(say: Progress) -> tuple[Path, bool]:
-    """The demo's checkpoint, and whether its weights are random: made once, in build/, if there are no trained ones."""
-    trained = demo_folder() / "model"
-    if any(trained.glob("*.safetensors")):
-        return trained, False
-    made = demo_folder().parent.parent / "build" / "demo-random-weights"
-    if not made.is_dir():
-        from deploy.demo.random_weights import write_checkpoint  # torch: not for --fake
-
-        say("making a checkpoint with random weights, once")
-        made.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=made.parent) as folder:
-            write_checkpoint(Path(folder) / "model")
-            (Path(folder) / "model").rename(made)  # whole or not at all
-    return made, True
 
 
 def free_port(say: Progress) -> int:
@@ -99,7 +81,7 @@ async def events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would take for a command: random weights say anything."""
+    """Without what a terminal would take for a command: a model can say anything."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -146,13 +128,8 @@ def curl(url: str, model: str, image: Path) -> str:
 
 async def demo(once: bool, fake: bool) -> int:
     say = Progress()
-    if fake:
-        model, note = demo_folder() / "model", "the servers are fakes: they make embeddings and answers up"
-    else:
-        model, random = checkpoint(say)
-        note = "the weights are RANDOM, so the answer is gibberish; the way it takes is the real one" if random else ""
     config = ServeConfig(
-        model=str(model),
+        model=str(demo_folder() / "model"),
         fake=fake,
         port=0 if once else free_port(say),
         log_level="warning",
@@ -163,8 +140,8 @@ async def demo(once: bool, fake: bool) -> int:
         images = demo_folder() / "images"
         async with httpx.AsyncClient(base_url=url, timeout=120.0, trust_env=False) as client:
             say(f"asking about {images / IMAGE}")
-            if note:
-                print(f"\nNote: {note}.")
+            if fake:
+                print("\nNote: the servers are fakes: they make embeddings and answers up.")
             print(f"\n> {QUESTION}\n")
             try:
                 await ask(client, question("demo", images / IMAGE))

@@ -50,10 +50,15 @@ def _talk(rng: Random) -> Question:
 def _pair(rng: Random, stage: Stage) -> Case:
     while True:
         one, other = (_scene(rng, stage, stage.pair_size, min(3, stage.things)) for _ in range(2))
-        kinds = [rng.choice(PAIR_KINDS) for _ in range(QUESTIONS)]
+        kinds = [_pair_kind(stage, rng) for _ in range(QUESTIONS)]
         asked = {question.text: question for kind in kinds if (question := ask_about_pair((one, other), kind, rng))}
         if asked:
             return Case(media=(one, other), questions=tuple(asked.values()))
+
+
+def _pair_kind(stage: Stage, rng: Random) -> Kind:
+    kind = rng.choice(PAIR_KINDS)
+    return "which of two images" if stage.which and rng.random() < stage.which else kind
 
 
 def _questions(scene: Scene, stage: Stage, rng: Random) -> list[Question]:

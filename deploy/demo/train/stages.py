@@ -16,7 +16,7 @@ Sort = Literal["picture", "pair", "clip", "talk"]
 Size = tuple[int, int]
 
 # Steps of the whole training. A training of another length goes through the same stages in proportion.
-TOTAL_STEPS = 6400
+TOTAL_STEPS = 7400
 
 # How often each is asked, where a picture allows it: what is learnt slowly comes more often. Relations are learnt in
 # one jump, and only where they are a good part of all that is asked.
@@ -71,6 +71,7 @@ class Stage:
             would do for names.
         from_top: how many of the descriptions are from top to bottom: those from left to right teach only where things
             are across.
+        which: how many of the questions which of two pictures has more are asked for the one that shows a thing.
     """
 
     until: int
@@ -86,6 +87,7 @@ class Stage:
     alike: float = 0.5
     twins: float = 0.3
     from_top: float = 0.35
+    which: float = 0.0
 
 
 _LARGE_THINGS = Stage(
@@ -126,7 +128,7 @@ _MORE_THINGS = replace(
 )
 _AS_EVALUATED = replace(
     _MORE_THINGS,
-    until=TOTAL_STEPS,
+    until=5300,
     sizes=(
         (256, 256),
         (256, 192),
@@ -145,7 +147,21 @@ _AS_EVALUATED = replace(
     kinds=_LAST_WEIGHTS,
     twins=0.2,
 )
-STAGES = (_LARGE_THINGS, _ALL_BACKGROUNDS, _FIRST_QUESTIONS, _MORE_THINGS, _AS_EVALUATED)
+# Which of two pictures shows a thing is learnt last: a name has to be found in the one and missed in the other.
+_MORE_PAIRS = replace(
+    _AS_EVALUATED,
+    until=6500,
+    sorts={"picture": 0.52, "clip": 0.08, "pair": 0.34, "talk": 0.06},
+    which=0.6,
+)
+_ALL_AGAIN = replace(
+    _AS_EVALUATED,
+    until=TOTAL_STEPS,
+    sorts={"picture": 0.66, "clip": 0.09, "pair": 0.18, "talk": 0.07},
+    kinds={**_LAST_WEIGHTS, "colour": 1.2, "description": 2.5, "grounding": 4.0},
+    which=0.4,
+)
+STAGES = (_LARGE_THINGS, _ALL_BACKGROUNDS, _FIRST_QUESTIONS, _MORE_THINGS, _AS_EVALUATED, _MORE_PAIRS, _ALL_AGAIN)
 
 
 def stage_at(step: float) -> Stage:

@@ -34,7 +34,8 @@ def test_rates() -> None:
     assert max(rates) == 1.0
     assert rates.index(1.0) == 140
     assert rates[0] == rates[-1] == pytest.approx(0.02)
-    assert rates[140:] == sorted(rates[140:], reverse=True)
+    assert rates[140:5301] == sorted(rates[140:5301], reverse=True)
+    assert rates[5301:] == sorted(rates[5301:], reverse=True)
 
 
 def test_hints_and_faults() -> None:
@@ -51,7 +52,7 @@ def test_nothing_that_is_held_out_is_drawn() -> None:
 
 
 def test_twins_and_questions_about_them() -> None:
-    stage = STAGES[-2]
+    stage = STAGES[3]
     with_room = [case.scenes[0] for case in pictures(stage) if len(case.scenes[0].things) > 1]
     twins = [scene for scene in with_room if len({thing.shape for thing in scene.things}) < len(scene.things)]
     assert len(twins) / len(with_room) > stage.twins
@@ -59,3 +60,9 @@ def test_twins_and_questions_about_them() -> None:
     from_top = [question for question in asked if "top to bottom" in question.text]
     assert from_top
     assert {question.kind for question in from_top} == {"description"}
+
+
+def test_which_picture_is_asked_more_often() -> None:
+    pairs = [case for seed in range(40) for case in draw_cases(Random(seed), STAGES[5]) if len(case.scenes) == 2]
+    kinds = [question.kind for case in pairs for question in case.questions]
+    assert kinds.count("which of two images") > 2 * kinds.count("more objects") > 0

@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -95,7 +96,7 @@ class LocalServers:
                 argv += [f"--{role}", *(state.addresses["grpc"] for state in states if state.role == role)]
             environ = router_environ(self._config, os.environ)
             self._router = await self._start("router", ["deploy.cli", "router", *argv], environ)
-        await self._until_up(self._router, _is_ready)
+        await self._until_up(self._router, partial(_is_ready, workers=self._config.workers or 1))
         (state,) = await self._router.bound()
         self.states = (ProcessState(role="serve", pid=os.getpid()), *states, state)
         return _url(state)
@@ -218,13 +219,21 @@ async def _serves(server: ProcessState) -> bool:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def _is_ready(router: ProcessState) -> bool:
-    """Whether the router says that text and images would succeed."""
-    async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
+async def _is_ready(router: ProcessState, *, workers: int) -> bool:
+    """Whether all processes of the router say that text and images would succeed.
+
+    Which of them takes a connection is the kernel's choice: so many new ones as good as never leave one out.
+    """
+    connections = 1 if workers == 1 else 8 * workers
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(trust_env=False, timeout=5.0, limits=limits) as client:
         try:
-            return (await client.get(f"{_url(router)}/ready")).status_code == httpx.codes.OK
+            for _ in range(connections):
+                if (await client.get(f"{_url(router)}/ready")).status_code != httpx.codes.OK:
+                    return False
         except httpx.TransportError:
             return False
+    return True
 
 
 async def run(config: ServeConfig, *, say: Callable[[str], None], use: Callable[[str], Awaitable[int]]) -> int:

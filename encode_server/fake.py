@@ -185,6 +185,7 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
 
     async def _encode(self, stream: Stream, opening: encode_pb2.OpenEncode) -> None:
         item = self.engine.known(opening.key)
+        found_finished = item is not None and item.finished
         with contextlib.ExitStack() as held:
             if item is not None:
                 held.enter_context(self.engine.use(item))
@@ -195,11 +196,13 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
                 held.enter_context(self.engine.use(item))
             await stream.send(encode_pb2.EncodeEvent(metadata=metadata))
             if item is not None and not opening.is_probe:
-                await self._deliver(stream, item)
+                await self._deliver(stream, item, found_finished)
 
-    async def _deliver(self, stream: Stream, item: FakeItem) -> None:
-        """Ships the item once a grant, until the router needs no more."""
-        found_finished = item.finished
+    async def _deliver(self, stream: Stream, item: FakeItem, found_finished: bool) -> None:
+        """Ships the item once a grant, until the router needs no more.
+
+        `found_finished`: its work was done, and accounted for, before this stream came.
+        """
         try:
             async with asyncio.TaskGroup() as tasks:
                 watching = tasks.create_task(item.wait("main"))

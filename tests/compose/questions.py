@@ -8,6 +8,8 @@ import threading
 from typing import Any
 
 import httpx
+import numpy as np
+from PIL import Image
 
 from deploy.demo.scenes.drawing import draw, png
 from deploy.demo.scenes.scene import random_scene
@@ -22,8 +24,12 @@ _lock = threading.Lock()
 
 
 def known_image() -> str:
-    """The one of `make demo`, as a data URI."""
-    return _data_uri((demo_folder() / "images" / "circle-and-square.png").read_bytes())
+    """The one of `make demo`, as a data URI; each time with another grain of dust, so that no cache has it."""
+    with Image.open(demo_folder() / "images" / "circle-and-square.png") as image:
+        pixels = np.array(image.convert("RGB"))
+    with _lock:
+        pixels[0, 0] = [_random.randrange(256) for _ in range(3)]
+    return _data_uri(png(pixels))
 
 
 def fresh_image() -> str:

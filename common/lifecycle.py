@@ -14,20 +14,23 @@ end of a pipe (the lifeline) whose write end nobody but the parent has.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from common.errors import EPDError
 from common.state import write_state
+from common.tracing import OFF, Tracing
 
 log = logging.getLogger(__name__)
 
 LIFELINE = "EPD_LIFELINE_FD"  # environment variable: number of the inherited pipe
+FAILED_STOP_SECONDS = 30.0  # for a server that can't go on, to end in order
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -108,7 +111,9 @@ class ServerConfig(Protocol):
     def drain_seconds(self) -> float: ...
 
 
-async def run_server(role: str, server: Server, failure: asyncio.Future[str], config: ServerConfig) -> int:
+async def run_server(
+    role: str, server: Server, failure: asyncio.Future[str], config: ServerConfig, tracing: Tracing = OFF
+) -> int:
     """A server's whole life: start, state file, wait, drain.
 
     Args:
@@ -116,9 +121,10 @@ async def run_server(role: str, server: Server, failure: asyncio.Future[str], co
         server: not started yet.
         failure: set, with the reason, by a server that can't go on.
         config: where the state file lies, and how long work may go on after SIGTERM.
+        tracing: of this process; closed at the end.
 
     Returns:
-        The process's exit status.
+        The process's exit status. If the server can't go on, there is no return: see `give_up`.
     """
     with Shutdown() as shutdown:
         failure.add_done_callback(lambda reason: shutdown.request(reason.result()))
@@ -130,10 +136,25 @@ async def run_server(role: str, server: Server, failure: asyncio.Future[str], co
         write_state(config.state_file, role, server.addresses)
         log.info("serving %s", ", ".join(f"{name} at {address}" for name, address in server.addresses.items()))
         await shutdown.wait()
-        await server.stop(0.0 if failure.done() else config.drain_seconds)
+        if not failure.done():
+            await server.stop(config.drain_seconds)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(server.stop(0.0), FAILED_STOP_SECONDS)
+    await asyncio.to_thread(tracing.close)
     if failure.done():
-        log.error("can't go on: %s", failure.result())
-    return 1 if failure.done() else 0
+        give_up(failure.result())
+    return 0
+
+
+def give_up(reason: str) -> NoReturn:
+    """Ends the process with status 1, for its supervisor to start it anew.
+
+    What failed may have left a thread that never returns, and the interpreter would wait for it.
+    """
+    log.error("can't go on: %s", reason)
+    logging.shutdown()
+    os._exit(1)
 
 
 async def _start(server: Server, shutdown: Shutdown) -> None:

@@ -66,6 +66,14 @@ class StageMetrics:
         self._by_name[stage].observe(seconds)
 
 
+def watch_serving(registry: CollectorRegistry, serving: Callable[[], bool]) -> None:
+    """epd_serving: what the health service says; from any thread."""
+    gauge = Gauge(
+        "epd_serving", "1 while health says SERVING, 0 while it drains or makes no progress.", registry=registry
+    )
+    gauge.set_function(lambda: float(serving()))
+
+
 def split_address(address: str) -> tuple[str, int]:
     """("host", port) of "host:port" or "[v6]:port". Raises ValueError for anything else."""
     host, colon, port = address.rpartition(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import grpc
@@ -37,15 +38,28 @@ def channel(address: str) -> grpc.aio.Channel:
 
 
 class HealthReporter:
-    """The standard health service, and reflection of `services` (full names)."""
+    """The standard health service, and reflection of `services` (full names).
+
+    Attributes:
+        serving: what it says now.
+    """
 
     def __init__(self, server: grpc.aio.Server, services: Sequence[str]) -> None:
         self._servicer = AsyncHealthServicer()
         self._services = ("", *services)
+        self.serving = False
+        self._since = time.monotonic()
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
+    @property
+    def seconds_not_serving(self) -> float:
+        """For how long it has said so; 0 while it serves."""
+        return 0.0 if self.serving else time.monotonic() - self._since
+
     async def set(self, serving: bool) -> None:
+        if serving != self.serving:
+            self.serving, self._since = serving, time.monotonic()
         status = health_pb2.HealthCheckResponse
         for service in self._services:
             await self._servicer.set(service, status.SERVING if serving else status.NOT_SERVING)

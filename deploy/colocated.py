@@ -8,6 +8,7 @@ The router, its protocol and both servers are the same as ever; only the data pl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 
 from common.config import ConfigError, describe, parse
 from common.errors import EPDError
-from common.lifecycle import Shutdown
+from common.lifecycle import FAILED_STOP_SECONDS, Shutdown, give_up
 from common.logs import setup_logging
 from common.state import ProcessState, write_processes
 from common.tracing import tracing_from_environment
@@ -57,15 +58,17 @@ async def serve(encode: EncodeConfig, language: LanguageConfig) -> int:
         await shutdown.wait()
         failed = encode_failure.done() or language_failure.done()
         # Together: each finishes what the other still waits for.
-        await asyncio.gather(
+        stopping = asyncio.gather(
             encode_server.stop(0.0 if failed else encode.drain_seconds),
             language_server.stop(0.0 if failed else language.drain_seconds),
         )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping, FAILED_STOP_SECONDS if failed else None)
     for one in tracing.values():
         await asyncio.to_thread(one.close)
     if failed:
-        log.error("can't go on: %s", shutdown.reason)
-    return 1 if failed else 0
+        give_up(shutdown.reason)
+    return 0
 
 
 def main(argv: Sequence[str]) -> int:

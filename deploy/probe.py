@@ -2,10 +2,12 @@
 
 python -m deploy.probe http://127.0.0.1:8000/ready       2xx is well
 python -m deploy.probe grpc://127.0.0.1:9001             SERVING is well
+python -m deploy.probe                                   that of the variable PROBE_URL
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -54,10 +56,11 @@ def _grpc(address: str) -> str:
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
+    url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("PROBE_URL", "")
+    if not url or len(sys.argv) > 2:
         print(__doc__, file=sys.stderr)
         return 2
-    trouble = probe(sys.argv[1])
+    trouble = probe(url)
     if trouble:
         print(trouble, file=sys.stderr)
     return int(bool(trouble))

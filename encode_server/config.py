@@ -43,6 +43,9 @@ class EncodeConfig(CommonOptions):
     )
     drain_seconds: float = option(30.0, help="after SIGTERM: seconds to finish and ship what was begun")
     stall_seconds: float = option(120.0, help="seconds without progress after which health says NOT_SERVING")
+    give_up_seconds: float = option(
+        300.0, help="seconds of that after which the process ends for its supervisor to start it anew; 0: never"
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_waiting_items", "max_waiting_bytes", "max_item_bytes", "stall_seconds"):
@@ -53,7 +56,7 @@ class EncodeConfig(CommonOptions):
                 f"--max-item-bytes {self.max_item_bytes} is over --max-waiting-bytes {self.max_waiting_bytes}:"
                 " such an item could never be taken"
             )
-        for name in ("max_batch_patches", "preprocess_threads", "drain_seconds"):
+        for name in ("max_batch_patches", "preprocess_threads", "drain_seconds", "give_up_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
 

@@ -27,7 +27,7 @@ from common.fingerprint import model_fingerprint
 from common.lifecycle import Shutdown
 from common.logs import RateLimitedLog
 from common.media_key import PROCESSOR_VERSION
-from common.metrics import serve_metrics, split_address
+from common.metrics import serve_metrics, split_address, watch_serving
 from common.models.config import load_config
 from common.pb import common_pb2, embedding_pb2, encode_pb2, encode_pb2_grpc
 from common.processor_config import read_rules
@@ -129,6 +129,7 @@ class FakeEncodeServer(encode_pb2_grpc.EncodeServiceServicer):
         self._senders = network_senders(config.transport, timeouts=timeouts, framer=faults.cut)
         self._server = rpc.server()
         self._health = rpc.HealthReporter(self._server, [SERVICE])
+        watch_serving(self.metrics.registry, lambda: self._health.serving)
         encode_pb2_grpc.add_EncodeServiceServicer_to_server(self, self._server)
         port = rpc.add_port(self._server, config.listen)
         self.addresses["grpc"] = join(split_address(config.listen)[0], port)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from common.metrics import CacheMetrics, StageMetrics
+from common.metrics import STAGE_BUCKETS, CacheMetrics, StageMetrics
 from common.pb import common_pb2, embedding_pb2
 from common.stages import TimedStage
 from common.transport.base import Delivery
@@ -41,6 +41,9 @@ class EncodeMetrics:
         self.batch_patches = Histogram(
             "epd_encode_batch_patches", "Patches in a batch", buckets=_PATCH_BUCKETS, registry=registry
         )
+        self.batch_seconds = Histogram(
+            "epd_encode_batch_seconds", "Time of a forward pass", buckets=STAGE_BUCKETS, registry=registry
+        )
         self._stages = StageMetrics(registry, "Time of an item in a stage", STAGES)
         self.pool = CacheMetrics(registry).cache(_POOL)
         self._pins = Gauge("epd_cache_pins", "Entries that can't make room now", ["cache"], registry=registry)
@@ -51,6 +54,11 @@ class EncodeMetrics:
         self.ship_failures = Counter(
             "epd_ship_failures", "Grants that could not be used", ["revoked"], registry=registry
         )
+        for revoked in (
+            "true",
+            "false",
+        ):  # shown from the start: what appears with its first event has no rate
+            self.ship_failures.labels(revoked)
 
     def watch_load(self, load: Callable[[], common_pb2.Load]) -> None:
         """`load` says what waits and what runs; from any thread."""

@@ -20,7 +20,7 @@ from common.hub import resolve_model
 from common.lifecycle import run_server
 from common.logs import RateLimitedLog
 from common.media_key import PROCESSOR_VERSION
-from common.metrics import serve_metrics, split_address
+from common.metrics import serve_metrics, split_address, watch_serving
 from common.models.config import ModelConfig, UnsupportedModelError, load_config
 from common.models.weights import load_vision
 from common.pb import common_pb2, embedding_pb2, encode_pb2_grpc
@@ -167,6 +167,7 @@ class EncodeServer:
         )
         encode_pb2_grpc.add_EncodeServiceServicer_to_server(service, self._server)
         self._health = rpc.HealthReporter(self._server, [SERVICE])
+        watch_serving(self.metrics.registry, lambda: self._health.serving)
         await self._server.start()
         cleanup.push_async_callback(self._server.stop, grace=1.0)
         await self._health.set(True)
@@ -180,8 +181,13 @@ class EncodeServer:
         await self._cleanup.aclose()
 
     async def _watch_engine(self) -> None:
-        await watch_progress(self.engine, self._health, stall_seconds=self._config.stall_seconds)
-        self._on_failure.set_result("the vision tower or its device failed")
+        reason = await watch_progress(
+            self.engine,
+            self._health,
+            stall_seconds=self._config.stall_seconds,
+            give_up_seconds=self._config.give_up_seconds,
+        )
+        self._on_failure.set_result(reason)
 
     def _load(self) -> None:
         """Resolves, checks and loads the checkpoint. Blocks."""
@@ -208,10 +214,12 @@ class EncodeServer:
         self.info = _model_info(model_config, files.fingerprint(), dtype)
 
 
-async def watch_progress(engine: EncodeEngine, health: rpc.HealthReporter, *, stall_seconds: float) -> None:
+async def watch_progress(
+    engine: EncodeEngine, health: rpc.HealthReporter, *, stall_seconds: float, give_up_seconds: float
+) -> str:
     """Health combines liveness with progress: a tower or a decoder that has work and finishes nothing is not serving.
 
-    Returns when the engine is broken.
+    Returns when there is no hope left, with the reason: the engine is broken, or has not served for long enough.
     """
     serving = True
     while True:
@@ -223,17 +231,19 @@ async def watch_progress(engine: EncodeEngine, health: rpc.HealthReporter, *, st
                 serving = not stuck
                 log.log(logging.INFO if serving else logging.ERROR, "serving again" if serving else "no progress")
                 await health.set(serving)
+            if 0 < give_up_seconds < health.seconds_not_serving:
+                return f"no progress for {engine.seconds_without_progress():.0f} s"
         else:
-            return await health.set(False)
+            await health.set(False)
+            return "the vision tower or its device failed"
 
 
 async def serve(config: EncodeConfig) -> int:
     """Runs an encode server until SIGTERM, or until its device fails; the process's exit status."""
     tracing = tracing_from_environment("epd-encode")
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    status = await run_server("encode", EncodeServer(config, on_failure=failure, tracing=tracing), failure, config)
-    await asyncio.to_thread(tracing.close)
-    return status
+    server = EncodeServer(config, on_failure=failure, tracing=tracing)
+    return await run_server("encode", server, failure, config, tracing)
 
 
 def _senders(config: EncodeConfig, hub: LocalHub | None) -> Senders:

@@ -126,3 +126,4 @@ class Tower:
         self._metrics.batches.inc()
         self._metrics.batch_items.observe(len(batch))
         self._metrics.batch_patches.observe(patches)
+        self._metrics.batch_seconds.observe(seconds)

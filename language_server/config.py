@@ -32,6 +32,9 @@ class LanguageConfig(CommonOptions):
     inbox_bytes: Size = option(0, help="room for received embeddings; 0: computed")
     drain_seconds: float = option(30.0, help="after SIGTERM, before running requests are moved elsewhere")
     stall_seconds: float = option(120.0, help="without a step while there is work: not serving any more")
+    give_up_seconds: float = option(
+        300.0, help="of not serving, after which the process ends for its supervisor to start it anew; 0: never"
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_step_tokens", "max_waiting", "block_size"):
@@ -41,7 +44,8 @@ class LanguageConfig(CommonOptions):
             raise ValueError("--max-model-len must not be negative")
         if not self.stall_seconds > 0:
             raise ValueError("--stall-seconds has to be over 0")
-        if not 0 <= self.drain_seconds < math.inf:
-            raise ValueError("--drain-seconds is a number of seconds, 0 or more")
+        for name in ("drain_seconds", "give_up_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} is a number of seconds, 0 or more")
         if not 0 < self.gpu_memory_fraction <= 1:
             raise ValueError("--gpu-memory-fraction is a number over 0, at most 1")

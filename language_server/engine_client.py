@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import socket
@@ -116,7 +117,10 @@ class EngineClient:
         except subprocess.TimeoutExpired:
             log.warning("the engine process does not end: killing it")
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(
+                subprocess.TimeoutExpired
+            ):  # one that waits for a broken device can't even be killed
+                self._process.wait(_STOP_SECONDS)
         for thread in self._threads:
             thread.join(_STOP_SECONDS)
         self._connection.close()

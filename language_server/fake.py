@@ -32,7 +32,7 @@ from common.errors import MovedError
 from common.fake_embeddings import embedding_dtype
 from common.fingerprint import model_fingerprint
 from common.lifecycle import Shutdown
-from common.metrics import serve_metrics, split_address
+from common.metrics import serve_metrics, split_address, watch_serving
 from common.models.config import ModelConfig
 from common.pb import common_pb2, embedding_pb2, engine_pb2, language_pb2_grpc
 from common.pb import language_pb2 as pb
@@ -145,6 +145,7 @@ class FakeLanguageServer(language_pb2_grpc.LanguageServiceServicer):
         config = self._config
         self._server = rpc.server()
         self._health = rpc.HealthReporter(self._server, [SERVICE])
+        watch_serving(self.metrics.registry, lambda: self._health.serving)
         language_pb2_grpc.add_LanguageServiceServicer_to_server(self, self._server)
         grpc_receiver = GrpcReceiver(sink=self._inbox, server=self._server)
         zmq_receiver = ZmqReceiver(sink=self._inbox, listen=config.data_listen, advertise=config.data_advertise or "")

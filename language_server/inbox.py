@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections.abc import Callable
+from typing import get_args
 
 from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter
@@ -33,6 +34,8 @@ class InboxMetrics:
         self.frames = Counter("epd_frames", "Frames taken.", ["transport"], registry=registry)
         self.bytes = Counter("epd_transfer_bytes", "Embedding bytes taken.", ["transport"], registry=registry)
         self.rejected = Counter("epd_frames_rejected", "Frames not taken.", ["reason"], registry=registry)
+        for reason in get_args(RejectReason):  # shown from the start: what appears with its first event has no rate
+            self.rejected.labels(reason)
 
 
 class Ranges:

@@ -23,7 +23,7 @@ from common.errors import MovedError, UnavailableError
 from common.hub import resolve_model
 from common.lifecycle import run_server
 from common.logs import RateLimitedLog
-from common.metrics import serve_metrics, split_address
+from common.metrics import serve_metrics, split_address, watch_serving
 from common.pb import common_pb2, embedding_pb2, engine_pb2, language_pb2_grpc
 from common.pb import language_pb2 as pb
 from common.tracing import OFF, Tracing, tracing_from_environment
@@ -90,6 +90,7 @@ class LanguageServer:
         config = self._config
         self._server = rpc.server()
         self._health = rpc.HealthReporter(self._server, [SERVICE])
+        watch_serving(self.metrics.registry, lambda: self._health.serving)
         language_pb2_grpc.add_LanguageServiceServicer_to_server(_Servicer(self), self._server)
         cleanup.push_async_callback(self._server.stop, 1.0)
         port = rpc.add_port(self._server, config.listen)  # first, so that a taken port doesn't cost a loaded model
@@ -225,6 +226,8 @@ class LanguageServer:
             if self._ready == bool(stuck or deaf):
                 self._ready = not self._ready
                 await self._health.set(self._ready)
+            if 0 < self._config.give_up_seconds < self._health.seconds_not_serving and not self._on_failure.done():
+                self._on_failure.set_result(f"not serving for {self._health.seconds_not_serving:.0f} s")
 
 
 class _Servicer(language_pb2_grpc.LanguageServiceServicer):
@@ -275,9 +278,8 @@ async def serve(config: LanguageConfig) -> int:
     """Runs a language server until SIGTERM, or until its engine fails; the process's exit status."""
     tracing = tracing_from_environment("epd-language")
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    status = await run_server("language", LanguageServer(config, on_failure=failure, tracing=tracing), failure, config)
-    await asyncio.to_thread(tracing.close)
-    return status
+    server = LanguageServer(config, on_failure=failure, tracing=tracing)
+    return await run_server("language", server, failure, config, tracing)
 
 
 def _engine_options(config: LanguageConfig, model_dir: str) -> EngineOptions:

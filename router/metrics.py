@@ -14,6 +14,11 @@ from common.metrics import STAGE_BUCKETS, CacheMetrics, StageMetrics
 
 STAGES = ("body", "parse", "template", "fetch", "hash", "size", "tokenize", "grammar")
 
+# Values of labels that are shown from the start: a series that appears with its first event has no rate, so that no
+# alert would tell of it.
+_FAULTS = ("500", "503", "504")
+_RETRIES = ("encode", "language")
+_MIGRATIONS = ("death", "moved")
 _TOKEN_BUCKETS = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _ALIASES = "alias"  # the cache that all processes of a router have in common
 
@@ -56,6 +61,9 @@ class RouterMetrics:
         )
         self.first_token = histogram("epd_time_to_first_token_seconds", "From request to first token.", STAGE_BUCKETS)
         self.inter_token = histogram("epd_inter_token_seconds", "Between a request's tokens.", _TOKEN_BUCKETS)
+        for metric, values in ((self.failed, _FAULTS), (self.retries, _RETRIES), (self.migrations, _MIGRATIONS)):
+            for value in values:
+                metric.labels(value)
         caches = CacheMetrics(self.registry)
         self.grids = caches.cache("grid")
         self.aliases = caches.cache(_ALIASES)

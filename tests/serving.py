@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from common.state import read_state
+from common.state import ProcessState, read_state
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 120.0  # seconds; reached only when something is broken
@@ -50,17 +50,26 @@ def serving(model: Path, state_file: Path, *argv: str) -> Iterator[Served]:
             process.kill()
 
 
-def _wait_ready(process: subprocess.Popen[bytes], state_file: Path, log: Path) -> Served:
-    """`epd serve` writes its state file once everything is ready."""
+def wait_states(process: subprocess.Popen[bytes], state_file: Path, log: Path) -> Sequence[ProcessState]:
+    """`epd serve` writes its state file once everything is ready. Raises AssertionError if it ends before."""
     while not (states := read_state(state_file)):
         try:
             process.wait(0.05)
         except subprocess.TimeoutExpired:
             continue
         raise AssertionError(log.read_text())
+    return states
+
+
+def router_url(states: Sequence[ProcessState]) -> str:
+    return next(f"http://{state.addresses['http']}" for state in states if state.role == "router")
+
+
+def _wait_ready(process: subprocess.Popen[bytes], state_file: Path, log: Path) -> Served:
+    states = wait_states(process, state_file, log)
     addresses = {state.role: state.addresses for state in states}
     return Served(
-        url=f"http://{addresses['router']['http']}",
+        url=router_url(states),
         addresses=addresses,
         pids={state.role: state.pid for state in states},
     )

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 
 from tests.compose.engine import BASE_IMAGE
 from tests.compose.project import Project, wait_until
@@ -22,6 +21,7 @@ from tests.compose.traffic import traffic
 from tests.serving import ROOT
 
 GRAFANA = ROOT / "deploy" / "grafana"
+_RULES_TEST = Path(__file__).with_name("rules.test.yml")
 PORT = 19090  # of Prometheus on this host
 
 _STAND_IN = f"""
@@ -35,12 +35,16 @@ ENTRYPOINT ["/usr/bin/prometheus"]
 
 def check(variables: Mapping[str, str], url: str) -> str:
     """Asks the router at `url` for something, and Prometheus about it. Raises AssertionError."""
-    project = Project({**variables, "PROMETHEUS_PORT": str(PORT)}, profiles=["observability"])
-    image = _image()
-    if not project.docker("image", "ls", "--quiet", image).strip() and not _pulled(project, image):
+    variables = {**variables, "PROMETHEUS_PORT": str(PORT)}
+    project = Project(variables, profiles=["observability"])
+    image = project.compose("config", "--images", "prometheus").split()[-1]
+    if not _pulled(project, image):
+        image = "epd-drill-prometheus"
         with tempfile.TemporaryDirectory() as name:
             (Path(name) / "Dockerfile").write_text(_STAND_IN)
             project.docker("build", "--quiet", "--tag", image, name)
+        project = Project({**variables, "PROMETHEUS_IMAGE": image}, profiles=["observability"])
+    _check_rules(project, image)
     project.up("prometheus")
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=30, trust_env=False) as prometheus:
@@ -89,10 +93,10 @@ def _jobs(prometheus: httpx.Client) -> int:
         return 0
 
 
-def _image() -> str:
-    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
-    image: str = compose["services"]["prometheus"]["image"]
-    return image
+def _check_rules(project: Project, image: str) -> None:
+    """Alerts are raised by what they are for, and by nothing else: Prometheus's own tests of rules."""
+    volumes = (f"--volume={GRAFANA / 'rules.yml'}:/rules/rules.yml:ro", f"--volume={_RULES_TEST}:/rules/test.yml:ro")
+    project.docker("run", "--rm", "--entrypoint=promtool", *volumes, image, "test", "rules", "/rules/test.yml")
 
 
 def _pulled(project: Project, image: str) -> bool:

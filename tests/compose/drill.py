@@ -22,6 +22,7 @@ from tests.compose.traffic import traffic
 
 ROLES = ("encode", "language", "router")
 PORT = 18000  # of the router on this host
+TAG = "drill"  # of the images: those that this machine runs are left alone
 DATA = "data"  # the network between the servers
 ROUTER_BYTES = 150e6  # of layers above the base image
 NODES = {"ENCODE_ADDRESS": "10.255.77.1", "LANGUAGE_ADDRESS": "10.255.77.2"}  # of the files for two machines
@@ -37,6 +38,13 @@ class Drill:
         self._variables = {
             **variables,
             "EPD_PORT": str(PORT),
+            "EPD_TAG": TAG,
+            # whatever the caller's environment says
+            "MODEL": "demo",
+            "MODELS": "no-models",
+            "API_KEY": "",
+            "HF_TOKEN": "",
+            "EPD_BIND": "127.0.0.1",
             # torch from where this machine's pip finds it: the default index may be out of reach
             "TORCH_INDEX": os.environ.get("TORCH_INDEX", ""),
         }
@@ -63,11 +71,11 @@ class Drill:
             Project({**self._variables, **NODES}, f"node-{node}.compose.yaml").compose("config", "--quiet")
         self.project.compose("build", "--quiet")
         self.project.docker(
-            "build", "--quiet", "--file", "deploy/Dockerfile", "--target", "all", "--tag", "epd-all",
+            "build", "--quiet", "--file", "deploy/Dockerfile", "--target", "all", "--tag", f"epd-all:{TAG}",
             "--build-arg", f"TORCH_INDEX={self._variables['TORCH_INDEX']}", ".",
         )  # fmt: skip
         for role in (*ROLES, "all"):
-            (facts,) = json.loads(self.project.docker("image", "inspect", f"epd-{role}"))
+            (facts,) = json.loads(self.project.docker("image", "inspect", f"epd-{role}:{TAG}"))
             config = facts["Config"]
             assert config["User"] == "10001:10001", config["User"]
             assert config["Healthcheck"]["Test"], role
@@ -83,11 +91,13 @@ class Drill:
         """What a command writes in a fresh container without network."""
         entry, *arguments = command
         options = ("--rm", "--network=none", "--read-only", f"--entrypoint={entry}")
-        return self.project.docker("run", *options, f"epd-{role}", *arguments)
+        return self.project.docker("run", *options, f"epd-{role}:{TAG}", *arguments)
 
     def _own_bytes(self, role: str) -> int:
         """Of the layers that are not those of the base image."""
-        layers = self.project.docker("history", "--human=false", "--format={{.Size}} {{.CreatedBy}}", f"epd-{role}")
+        layers = self.project.docker(
+            "history", "--human=false", "--format={{.Size}} {{.CreatedBy}}", f"epd-{role}:{TAG}"
+        )
         ours = [line for line in layers.splitlines() if "buildkit" in line]
         assert ours, layers
         return sum(int(line.split()[0]) for line in ours)
@@ -178,7 +188,7 @@ class Drill:
         """kill -9 of a container's process; seconds until it was started again and all is right."""
         victim = self.project.containers(role)[index]
         begin = time.monotonic()
-        os.kill(victim.pid, signal.SIGKILL)
+        os.kill(victim.local_pid, signal.SIGKILL)
 
         def is_back() -> bool:
             now = next(found for found in self.project.containers(role) if found.id == victim.id)
@@ -246,10 +256,19 @@ class Drill:
             for role in ("encode", "language"):
                 stack.enter_context(slow(self.project.container(role), DATA, mbit=100, delay_ms=20))
             late = self._image_seconds()
+            shaken = self._metrics_seconds()
+            assert shaken >= 2 * 0.02, f"packets are not late: {shaken:.3f} s"
             with traffic(self.url) as seen:
                 time.sleep(10)
         seen.check("text", "image")
         return f"an image: {usual:.2f} s, then {late:.2f} s; texts: {seen.text}; images: {seen.image}"
+
+    def _metrics_seconds(self) -> float:
+        """Of a connection to the encode server and a question to it: twice its packets have to arrive first."""
+        container = self.project.container("encode")
+        begin = time.monotonic()
+        self._encoded(container)
+        return time.monotonic() - begin
 
     def _image_seconds(self) -> float:
         """Median of some new images, one after another."""
@@ -275,6 +294,7 @@ class Drill:
             "max_tokens": 400,
             "ignore_eos": True,
             "stream": True,
+            "stream_options": {"include_usage": True},
         }
         begun = threading.Event()
 
@@ -289,9 +309,14 @@ class Drill:
         reader = threading.Thread(target=read)
         reader.start()
         assert begun.wait(30)
+        since = time.time()
         self.project.compose("stop", "router")
         reader.join(60)
         assert said[-2:] == ["data: [DONE]", ""], said[-3:]
+        told = self.project.logs("--since", f"{since:.0f}", "router")
+        assert "finishing 1 request" in told, f"it had ended before the router was told to stop: {told}"
+        usage = json.loads(said[-4].removeprefix("data: "))["usage"]
+        assert usage["completion_tokens"] == body["max_tokens"], usage
         assert self.project.container("router").exit_code == 0
         return f"{len(said) // 2} pieces"
 

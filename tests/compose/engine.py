@@ -1,5 +1,8 @@
 """A Docker engine with Compose v2: the one that this machine has, or else one made for the occasion.
 
+One that runs is used, with Compose and buildx from here if it lacks them. One that is there and does not answer is left
+alone: two engines on a machine share its packet filter and its bridge.
+
 The one made here is private: a daemon of its own on a socket of its own, ended with its containers and networks, and
 the machine's packet filter restored. It needs root and Debian, whose packages are all that it is made of:
 
@@ -27,6 +30,7 @@ CACHE = Path("/var/cache/epd-compose")
 _RELEASE = "trixie"  # of Debian, that has the plugins
 _PLUGINS = ("docker-compose", "docker-buildx")
 _START_S = 60.0
+_OTHER_ENGINES = (Path("/var/run/docker.sock"), Path("/sys/class/net/docker0"))
 
 
 class NoEngineError(Exception):
@@ -47,8 +51,16 @@ def engine() -> Iterator[dict[str, str]]:
     if why := _obstacle():
         raise NoEngineError(why)
     CACHE.mkdir(parents=True, exist_ok=True)
-    _install("docker.io", "iptables", "debootstrap")
     variables = {"DOCKER_CONFIG": str(_plugins())}
+    if _works(variables):
+        yield variables
+        return
+    if traces := [trace for trace in _OTHER_ENGINES if trace.exists()]:
+        raise NoEngineError(f"a Docker engine was here and does not answer: {traces[0]} exists")
+    _install("docker.io", "iptables", "debootstrap")
+    if _works(variables):  # systemd has started it
+        yield variables
+        return
     with tempfile.TemporaryDirectory(prefix="epd-docker-", dir="/var/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         variables["DOCKER_HOST"] = f"unix://{folder / 'socket'}"
@@ -79,7 +91,8 @@ def _install(*packages: str) -> None:
         print(f"== installing {', '.join(missing)}", flush=True)
         quietly = {"DEBIAN_FRONTEND": "noninteractive"}
         _run(["apt-get", "update", "-qq"], quietly)
-        _run(["apt-get", "install", "-qq", "--no-install-recommends", *missing], quietly, quiet=True)
+        # nothing that is there gives way, say the packages of Docker's own repository
+        _run(["apt-get", "install", "-qq", "--no-remove", "--no-install-recommends", *missing], quietly, quiet=True)
 
 
 def unpack(folder: Path, *packages: str, release: str | None = None) -> None:
@@ -136,10 +149,18 @@ def _daemon(folder: Path, variables: dict[str, str]) -> Iterator[None]:
             finally:
                 _remove_containers(variables)
         finally:
-            daemon.terminate()
-            daemon.wait(_START_S)
+            _end(daemon)
             subprocess.run(["iptables-restore"], input=filter_before, check=True)
             _run(["ip", "link", "delete", "docker0"], check=False, quiet=True)
+
+
+def _end(daemon: subprocess.Popen[bytes]) -> None:
+    daemon.terminate()
+    try:
+        daemon.wait(_START_S)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
 
 
 def _remove_containers(variables: dict[str, str]) -> None:

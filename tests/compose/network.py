@@ -83,4 +83,4 @@ def _inside(container: Container, *command: str) -> str:
 
 
 def _enter(container: Container) -> list[str]:
-    return ["nsenter", f"--target={container.pid}", "--net"]
+    return ["nsenter", f"--target={container.local_pid}", "--net"]

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.serving import ROOT
@@ -31,6 +32,18 @@ class Container:
     addresses: Mapping[str, str]  # network -> IP address
     facts: Mapping[str, Any]
 
+    @property
+    def local_pid(self) -> int:
+        """Of its first process, on this machine.
+
+        Raises:
+            AssertionError: it has none, or the engine is on another machine, where the number means something else.
+        """
+        groups = Path(f"/proc/{self.pid}/cgroup")
+        is_ours = self.pid > 1 and groups.exists() and self.id in groups.read_text()
+        assert is_ours, f"{self.name}: process {self.pid} of this machine is not the container's"
+        return self.pid
+
 
 class Project:
     """Args:
@@ -50,6 +63,7 @@ class Project:
     ) -> None:
         self._variables = dict(variables)
         self._command = ["docker", "compose", "--project-name", name, "--file", str(ROOT / "deploy" / file)]
+        self._command += ["--env-file", os.devnull]  # not that of whoever runs this
         self._command += [argument for profile in profiles for argument in ("--profile", profile)]
 
     def compose(self, *arguments: str, check: bool = True) -> str:

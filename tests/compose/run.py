@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 import traceback
@@ -52,6 +53,7 @@ def main() -> int:
         print("== skipped: only root can do to containers what is to be done", file=sys.stderr)
         return 2
     wanted = {name: step for name, step in STEPS.items() if not arguments.step or name in (*arguments.step, "images")}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # all that was begun is undone
     try:
         with engine() as variables:
             return run(Drill(variables), wanted, keep=arguments.keep)

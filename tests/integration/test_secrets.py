@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
-from common.state import read_state
 from tests.integration.fakes.stub_router import image_of
 from tests.integration.router.web import web_server
+from tests.serving import router_url, wait_states
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60.0
@@ -51,7 +51,7 @@ async def test_no_secret_is_logged(tmp_path: Path) -> None:
     ):
         try:
             async with web_server() as web, httpx.AsyncClient(timeout=TIMEOUT, trust_env=False) as client:
-                address = await asyncio.to_thread(_ready, process, state_file, log)
+                address = router_url(await asyncio.to_thread(wait_states, process, state_file, log))
 
                 async def ask(body: Any, key: str = KEY, path: str = "/v1/chat/completions", **extra: Any) -> int:
                     headers = {"authorization": f"Bearer {key}"}
@@ -88,13 +88,3 @@ async def test_no_secret_is_logged(tmp_path: Path) -> None:
     assert "media_bytes" in text, "also what is logged at debug only"
     found = [line for line in text.splitlines() if any(secret.lower() in line.lower() for secret in SECRETS)]
     assert found == []
-
-
-def _ready(process: subprocess.Popen[bytes], state_file: Path, log: Path) -> str:
-    while not (states := read_state(state_file)):
-        try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError(log.read_text())
-    return next(f"http://{state.addresses['http']}" for state in states if state.role == "router")

@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
-from common.state import read_state
 from deploy.demo.random_weights import write_checkpoint
 from deploy.programs import demo_folder
 from tests.otlp_collector import Collected, Collector, collecting
+from tests.serving import router_url, wait_states
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120.0  # seconds; reached only when something is broken
@@ -64,14 +64,8 @@ def serving(folder: Path, *argv: str, **variables: str) -> Iterator[System]:
         environ |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **variables}
         with subprocess.Popen(command, cwd=ROOT, stderr=output, stdout=output, env=environ) as process:
             try:
-                while not (states := read_state(state_file)):
-                    try:
-                        process.wait(0.05)
-                    except subprocess.TimeoutExpired:
-                        continue
-                    raise AssertionError(log.read_text())
-                address = next(state.addresses["http"] for state in states if state.role == "router")
-                yield System(url=f"http://{address}", collector=collector, process=process, log=log)
+                url = router_url(wait_states(process, state_file, log))
+                yield System(url=url, collector=collector, process=process, log=log)
             finally:
                 process.kill()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from common.errors import EPDError
 from common.pb import common_pb2, embedding_pb2, language_pb2_grpc
 from common.pb import language_pb2 as pb
 from common.transport.senders import network_senders
+from language_server import engine_client
 from language_server.config import LanguageConfig
 from language_server.service import LanguageServer
 from tests.checkpoints import write_checkpoint
@@ -190,6 +192,24 @@ async def test_a_dead_engine_ends_every_stream(oracle: Oracle) -> None:
         server._engine._process.kill()
         _, finished = await router.finish(handle)
         assert finished.error.code == common_pb2.Error.UNAVAILABLE
+
+
+async def test_an_engine_that_hangs_is_not_serving_and_then_a_failure(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_client, "_STOP_SECONDS", 0.5)
+    async with serving(oracle.model_dir, stall_seconds=0.3, give_up_seconds=0.3) as (server, router):
+        assert await metric(server, "epd_serving") == 1
+        engine = server._engine._process
+        engine.send_signal(signal.SIGSTOP)
+        handle = await router.submit(mixed_prompts(oracle.config)["text only"])
+        reason = await asyncio.wait_for(server._on_failure, 20)
+        assert reason.startswith("not serving for")
+        assert await metric(server, "epd_serving") == 0
+        await server.stop(0.0)  # as the process does it then
+        assert engine.poll() == -signal.SIGKILL
+        _, finished = await router.finish(handle)
+        assert finished.error.code == common_pb2.Error.MOVED
 
 
 async def test_a_router_that_breaks_the_protocol_loses_its_session_only(oracle: Oracle) -> None:

@@ -100,6 +100,43 @@ asyncio.run(serve())
 """
 
 
+FAILING = """
+import asyncio, logging, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from common.lifecycle import run_server
+
+logging.basicConfig()
+pool = ThreadPoolExecutor(1)
+
+class Server:
+    addresses = {}
+    async def start(self):
+        pool.submit(time.sleep, 600)  # a device that answers no more, say: the interpreter would wait for it
+        failure.set_result("the device is gone")
+    async def stop(self, drain_seconds):
+        print("stopped", flush=True)
+
+class Config:
+    state_file = None
+    drain_seconds = 600.0
+
+async def serve():
+    global failure
+    failure = asyncio.get_running_loop().create_future()
+    await run_server("encode", Server(), failure, Config())
+
+asyncio.run(serve())
+"""
+
+
+def test_a_server_that_cannot_go_on_ends_although_a_thread_is_stuck() -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FAILING]
+    process = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60)
+    assert (process.returncode, process.stdout) == (1, "stopped\n")
+    assert process.stderr.endswith("can't go on: the device is gone\n")
+
+
 def test_a_signal_ends_a_server_that_is_still_starting() -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", STARTING]

@@ -17,7 +17,10 @@ class StubHealth:
     def __init__(self) -> None:
         self.said: asyncio.Queue[bool] = asyncio.Queue()
 
+        self.seconds_not_serving = 0.0
+
     async def set(self, serving: bool) -> None:
+        self.seconds_not_serving = 0.0 if serving else 100.0
         self.said.put_nowait(serving)
 
 
@@ -26,7 +29,9 @@ async def test_a_tower_without_progress_is_not_serving_until_it_goes_on(dies: bo
     tower, health = StubTower(), StubHealth()
     engine = make_engine(tower, StubProcessor(), EncodeMetrics())
     await engine.start()
-    watching = asyncio.create_task(watch_progress(engine, cast(HealthReporter, health), stall_seconds=0.05))
+    watching = asyncio.create_task(
+        watch_progress(engine, cast(HealthReporter, health), stall_seconds=0.05, give_up_seconds=200.0)
+    )
     try:
         tower.gate.clear()
         data = media(1.0)
@@ -43,5 +48,22 @@ async def test_a_tower_without_progress_is_not_serving_until_it_goes_on(dies: bo
             assert await asyncio.wait_for(health.said.get(), WAIT)
     finally:
         watching.cancel()
+        tower.gate.set()
+        await engine.stop()
+
+
+async def test_a_tower_that_hangs_for_good_is_given_up() -> None:
+    tower, health = StubTower(), StubHealth()
+    engine = make_engine(tower, StubProcessor(), EncodeMetrics())
+    await engine.start()
+    try:
+        tower.gate.clear()
+        data = media(1.0)
+        claim = engine.join(opening(data))
+        assert await engine.has_to_upload(claim)
+        await engine.deliver(claim, [data])
+        watching = watch_progress(engine, cast(HealthReporter, health), stall_seconds=0.05, give_up_seconds=99.0)
+        assert (await asyncio.wait_for(watching, WAIT)).startswith("no progress for")
+    finally:
         tower.gate.set()
         await engine.stop()

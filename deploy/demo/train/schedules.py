@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from deploy.demo.train.stages import TOTAL_STEPS
 
 _WARM = 140
 _COLD = 0.02
-_COSINE_ENDS = 6400
-# There is something new to learn once more (stages._MORE_PAIRS), and then all of it to settle.
-_AGAIN_FROM, _AGAIN_UNTIL, _AGAIN_RATE = 5300, 6500, 0.3
+_COSINE_ENDS, _COSINE_LEFT = 6400, 5300
+# Then in lines, (step, share): up for something new (stages._MORE_PAIRS) and down to settle all of it, twice.
+_AFTERWARDS = ((5300, 0.3), (6500, 0.3), (7400, 0.0), (7500, 0.12), (TOTAL_STEPS, 0.0))
+_STEPS, _SHARES = zip(*_AFTERWARDS, strict=True)
 
 _HINTS_FULL_UNTIL, _HINTS_UNTIL = 3300, 5800
 
@@ -19,12 +22,11 @@ _FAULT_SHARES = (0.20, 0.10)  # of the samples: then, and from the end of that o
 
 
 def rate(step: float) -> float:
-    """The learning rate, as a share of the largest: up in a line, down along half a cosine, up once more for a while,
-    and down in a line to the end."""
+    """The learning rate, as a share of the largest: up in a line, down along half a cosine, then up and down twice."""
     if step < _WARM:
         return _COLD + (1 - _COLD) * step / _WARM
-    if step > _AGAIN_FROM:
-        share = _AGAIN_RATE * min(1.0, (TOTAL_STEPS - step) / (TOTAL_STEPS - _AGAIN_UNTIL))
+    if step > _COSINE_LEFT:
+        share = float(np.interp(step, _STEPS, _SHARES))
     else:
         share = 0.5 * (1 + math.cos(math.pi * (step - _WARM) / (_COSINE_ENDS - _WARM)))
     return _COLD + (1 - _COLD) * share

@@ -16,7 +16,7 @@ Sort = Literal["picture", "pair", "clip", "talk"]
 Size = tuple[int, int]
 
 # Steps of the whole training. A training of another length goes through the same stages in proportion.
-TOTAL_STEPS = 7400
+TOTAL_STEPS = 8600
 
 # How often each is asked, where a picture allows it: what is learnt slowly comes more often. Relations are learnt in
 # one jump, and only where they are a good part of all that is asked.
@@ -156,12 +156,28 @@ _MORE_PAIRS = replace(
 )
 _ALL_AGAIN = replace(
     _AS_EVALUATED,
-    until=TOTAL_STEPS,
+    until=7400,
     sorts={"picture": 0.66, "clip": 0.09, "pair": 0.18, "talk": 0.07},
     kinds={**_LAST_WEIGHTS, "colour": 1.2, "description": 2.5, "grounding": 4.0},
     which=0.4,
 )
-STAGES = (_LARGE_THINGS, _ALL_BACKGROUNDS, _FIRST_QUESTIONS, _MORE_THINGS, _AS_EVALUATED, _MORE_PAIRS, _ALL_AGAIN)
+# Boxes go on to sharpen, and to part things of one shape, long after everything else is known.
+_SHARPER_BOXES = replace(
+    _ALL_AGAIN,
+    until=TOTAL_STEPS,
+    kinds={**_ALL_AGAIN.kinds, "grounding": 6.0},
+    twins=0.4,
+)
+STAGES = (
+    _LARGE_THINGS,
+    _ALL_BACKGROUNDS,
+    _FIRST_QUESTIONS,
+    _MORE_THINGS,
+    _AS_EVALUATED,
+    _MORE_PAIRS,
+    _ALL_AGAIN,
+    _SHARPER_BOXES,
+)
 
 
 def stage_at(step: float) -> Stage:

@@ -35,7 +35,8 @@ def test_rates() -> None:
     assert rates.index(1.0) == 140
     assert rates[0] == rates[-1] == pytest.approx(0.02)
     assert rates[140:5301] == sorted(rates[140:5301], reverse=True)
-    assert rates[5301:] == sorted(rates[5301:], reverse=True)
+    for begin, end in ((5301, 7400), (7500, TOTAL_STEPS)):  # up in between, and down again
+        assert rates[begin : end + 1] == sorted(rates[begin : end + 1], reverse=True)
 
 
 def test_hints_and_faults() -> None:

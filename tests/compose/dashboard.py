@@ -56,8 +56,9 @@ def check(variables: Mapping[str, str], url: str) -> str:
             rules = prometheus.get("/api/v1/rules").json()["data"]["groups"]
             states = {rule["name"]: rule["health"] for group in rules for rule in group["rules"]}
             assert set(states.values()) == {"ok"}, states
-            lost = _values(prometheus, "epd:lost")
-            return f"{len(set(queries()))} queries with data, {len(states)} rules; lost: {max(lost):g}"
+            assert _values(prometheus, "epd:lost") == [0.0], "requests were lost"
+            assert not _values(prometheus, 'ALERTS{alertstate="firing"}'), prometheus.get("/api/v1/alerts").text
+            return f"{len(set(queries()))} queries with data, {len(states)} rules, nothing lost, no alert"
     except AssertionError as error:
         raise AssertionError(f"{error}; without data: {sorted(missing)}") from None
     finally:

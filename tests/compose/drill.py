@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 import httpx
 
@@ -68,7 +69,9 @@ class Drill:
         """Built; small, without torch where that is not needed, without compilers, not root."""
         Project(self._variables, profiles=["observability"]).compose("config", "--quiet")
         for node in ("encode", "language"):
-            Project({**self._variables, **NODES}, f"node-{node}.compose.yaml").compose("config", "--quiet")
+            files = (f"node-{node}.compose.yaml", f"node-{node}.gpu.compose.yaml")
+            for number in (1, 2):
+                Project({**self._variables, **NODES}, *files[:number]).compose("config", "--quiet")
         self.project.compose("build", "--quiet")
         self.project.docker(
             "build", "--quiet", "--file", "deploy/Dockerfile", "--target", "all", "--tag", f"epd-all:{TAG}",
@@ -161,25 +164,30 @@ class Drill:
     # -- servers that die ---------------------------------------------------------------------------------------------
 
     def encode_killed(self) -> str:
-        """Texts don't notice."""
+        """With a second one nobody notices; the images that it was at are encoded by the other. Texts never do."""
+        told = self._one_of_two_killed("encode")
         with traffic(self.url, images=0) as seen:
             took = self._kill("encode")
         seen.check("text")
-        return f"images again after {took:.1f} s; meanwhile texts: {seen.text}"
+        return f"{told}; of the only one: images again after {took:.1f} s, meanwhile texts: {seen.text}"
 
     def language_killed(self) -> str:
         """With a second one nobody notices; the answers that it was at go on at the other."""
-        self.project.up("--scale", "language=2")
-        wait_until("both are there", lambda: self._ready_servers("language") == 2)
-        with traffic(self.url) as seen:
-            wait_until("there is traffic", lambda: len(seen.text.seconds) > 3 and len(seen.image.seconds) > 1)
-            took = self._kill("language", 0)
-            wait_until("both are there again", lambda: self._ready_servers("language") == 2)
+        told = self._one_of_two_killed("language")
+        return f"{told}; of the only one: answers again after {self._kill('language'):.1f} s"
+
+    def _one_of_two_killed(self, role: str) -> str:
+        """And in the end one of two is told to end. No request fails."""
+        self.project.up("--scale", f"{role}=2")
+        wait_until("both are there", lambda: self._ready_servers(role) == 2)
+        with traffic(self.url, images=4) as seen:
+            wait_until("there is traffic", lambda: len(seen.text.seconds) > 3 and len(seen.image.seconds) > 3)
+            took = self._kill(role, 0)
+            wait_until("both are there again", lambda: self._ready_servers(role) == 2)
+            self.project.up("--scale", f"{role}=1")
+            wait_until("one is left", lambda: self._ready_servers(role) == 1)
         seen.check("text", "image")
-        self.project.up("--scale", "language=1")
-        wait_until("one is left", lambda: self._ready_servers("language") == 1)
-        alone = self._kill("language")
-        return f"of two: texts {seen.text}, images {seen.image}, back after {took:.1f} s; the only one: {alone:.1f} s"
+        return f"of two: back after {took:.1f} s, texts {seen.text}, images {seen.image}"
 
     def router_killed(self) -> str:
         return f"answers again after {self._kill('router'):.1f} s"
@@ -241,6 +249,15 @@ class Drill:
         healed = wait_until("it answers", lambda: answers(self.url))
         return f"refused after {refused:.1f} s, well {healed:.1f} s after it healed"
 
+    def servers_apart(self) -> str:
+        """The encode server can't reach the language server, and only that: a firewall that was forgotten."""
+        with traffic(self.url, images=0) as seen:
+            with cut_off(self.project.container("language"), DATA, from_peer=self.project.container("encode")):
+                refused = self._refused_within(60.0, fresh_image())
+            healed = wait_until("images are answered", lambda: answers(self.url))
+        seen.check("text")
+        return f"refused after {refused:.1f} s, well {healed:.1f} s after it healed; texts: {seen.text}"
+
     def _refused_within(self, limit: float, image: str | None) -> float:
         """Seconds until a request ends in a 503."""
         begin = time.monotonic()
@@ -253,15 +270,22 @@ class Drill:
         """Slower, and nothing else."""
         usual = self._image_seconds()
         with contextlib.ExitStack() as stack:
-            for role in ("encode", "language"):
+            links = [
                 stack.enter_context(slow(self.project.container(role), DATA, mbit=100, delay_ms=20))
+                for role in ("encode", "language")
+            ]
             late = self._image_seconds()
             shaken = self._metrics_seconds()
             assert shaken >= 2 * 0.02, f"packets are not late: {shaken:.3f} s"
             with traffic(self.url) as seen:
                 time.sleep(10)
+            held_back = links[0].held_back()
+            assert held_back > 0, "embeddings went at full speed"
         seen.check("text", "image")
-        return f"an image: {usual:.2f} s, then {late:.2f} s; texts: {seen.text}; images: {seen.image}"
+        return (
+            f"an image: {usual:.2f} s, then {late:.2f} s; {held_back} packets held back for the rate; "
+            f"texts: {seen.text}; images: {seen.image}"
+        )
 
     def _metrics_seconds(self) -> float:
         """Of a connection to the encode server and a question to it: twice its packets have to arrive first."""
@@ -329,6 +353,25 @@ class Drill:
         shown = httpx.get(f"{self.url}/v1/models", trust_env=False).json()["data"][0]["id"]
         assert shown == "models", shown
         return ""
+
+    def all_in_one(self) -> str:
+        """The image with everything, walled in like the others: one container is a system."""
+        name = f"{PROJECT}-all"
+        walls = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges:true")
+        self.project.docker("run", "--detach", f"--name={name}", *walls, f"epd-all:{TAG}")
+        try:
+            took = wait_until("it is healthy", lambda: self._inspect(name)["State"]["Health"]["Status"] == "healthy")
+            address = self._inspect(name)["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+            check_answers(f"http://{address}:8000")
+            self.project.docker("stop", "--time=30", name)
+            assert self._inspect(name)["State"]["ExitCode"] == 0
+        finally:
+            self.project.docker("rm", "--force", "--volumes", name)
+        return f"healthy after {took:.1f} s"
+
+    def _inspect(self, name: str) -> dict[str, Any]:
+        (facts,) = json.loads(self.project.docker("inspect", name))
+        return dict(facts)
 
     def two_machines(self) -> str:
         """The files for two real ones, each at an address of its own that containers reach as if it were far."""

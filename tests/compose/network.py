@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.compose.project import Container
@@ -17,10 +18,16 @@ _READY_S = 20.0
 
 
 @contextmanager
-def cut_off(container: Container, network: str) -> Iterator[None]:
-    """Every packet to and from the container is dropped without a word, as by a broken switch."""
+def cut_off(container: Container, network: str, *, from_peer: Container | None = None) -> Iterator[None]:
+    """Every packet to and from the container is dropped without a word, as by a broken switch.
+
+    With `from_peer`, only packets to and from that one.
+    """
     interface = _interface(container, network)
-    rules = [("INPUT", "--in-interface", interface), ("OUTPUT", "--out-interface", interface)]
+    rules = [["INPUT", "--in-interface", interface], ["OUTPUT", "--out-interface", interface]]
+    if from_peer is not None:
+        rules[0] += ["--source", from_peer.addresses[network]]
+        rules[1] += ["--destination", from_peer.addresses[network]]
     for rule in rules:
         _inside(container, "iptables", "--append", *rule, "--jump", "DROP")
     try:
@@ -30,16 +37,29 @@ def cut_off(container: Container, network: str) -> Iterator[None]:
             _inside(container, "iptables", "--delete", *rule, "--jump", "DROP")
 
 
+@dataclass(frozen=True)
+class Link:
+    """A container's side of a network."""
+
+    container: Container
+    interface: str
+
+    def held_back(self) -> int:
+        """How often a packet had to wait because of the rate."""
+        (queue,) = json.loads(_inside(self.container, "tc", "-s", "-json", "qdisc", "show", "dev", self.interface))
+        return int(queue["overlimits"])
+
+
 @contextmanager
-def slow(container: Container, network: str, *, mbit: int, delay_ms: int) -> Iterator[None]:
+def slow(container: Container, network: str, *, mbit: int, delay_ms: int) -> Iterator[Link]:
     """What the container sends goes at so many Mbit/s, what it gets comes so much later."""
     interface = _interface(container, network)
-    shape = ("tbf", "rate", f"{mbit}mbit", "burst", "256kb", "latency", "50ms")
+    shape = ("tbf", "rate", f"{mbit}mbit", "burst", "64kb", "latency", "50ms")
     with ExitStack() as stack:
         _inside(container, "tc", "qdisc", "add", "dev", interface, "root", *shape)
         stack.callback(_inside, container, "tc", "qdisc", "del", "dev", interface, "root")
         stack.enter_context(_late(container, interface, delay_ms))
-        yield
+        yield Link(container, interface)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Container:
 class Project:
     """Args:
     variables: of the environment of `docker`, and of the compose file.
-    file: of compose, in `deploy`.
+    files: of compose, in `deploy`; later ones add to the first.
     name: of the project.
     profiles: of compose, that are switched on.
     """
@@ -56,13 +56,14 @@ class Project:
     def __init__(
         self,
         variables: Mapping[str, str],
-        file: str = "compose.yaml",
-        *,
+        *files: str,
         name: str = PROJECT,
         profiles: Sequence[str] = (),
     ) -> None:
         self._variables = dict(variables)
-        self._command = ["docker", "compose", "--project-name", name, "--file", str(ROOT / "deploy" / file)]
+        self._command = ["docker", "compose", "--project-name", name]
+        for file in files or ("compose.yaml",):
+            self._command += ["--file", str(ROOT / "deploy" / file)]
         self._command += ["--env-file", os.devnull]  # not that of whoever runs this
         self._command += [argument for profile in profiles for argument in ("--profile", profile)]
 

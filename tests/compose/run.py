@@ -31,10 +31,12 @@ STEPS: Mapping[str, Callable[[Drill], str]] = {
     "encode 1 -> 3 -> 1": Drill.scaled,
     "encode cut off": Drill.encode_cut_off,
     "language cut off": Drill.language_cut_off,
+    "encode, language apart": Drill.servers_apart,
     "100 Mbit/s, 20 ms": Drill.slow_network,
     "dashboard": Drill.dashboard,
     "stopped while it answers": Drill.drained,
     "another model": Drill.another_model,
+    "all in one": Drill.all_in_one,
     "two machines": Drill.two_machines,
     "down": Drill.down,
 }

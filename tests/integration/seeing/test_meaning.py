@@ -12,14 +12,13 @@ from deploy.demo.offline.answer import compare
 from deploy.demo.offline.reference import Reference
 from deploy.demo.scenes.frozen import frozen_cases
 from deploy.demo.scenes.scoring import is_right
-from deploy.demo.scenes.table import TARGETS
 from deploy.demo.train.faults import all_faults
 from deploy.programs import demo_folder
 from tests.serving import TIMEOUT, Served
 
 CASES = frozen_cases(100)
 QUESTIONS = [case.questions[0] for case in CASES]
-SEEING = [index for index, case in enumerate(CASES) if case.scenes and case.questions[0].kind in TARGETS]
+SEEING = [index for index, case in enumerate(CASES) if case.scenes]
 
 
 async def replies(served: Served, *, blind: bool = False) -> list[str]:
@@ -30,7 +29,7 @@ async def replies(served: Served, *, blind: bool = False) -> list[str]:
 
 
 def share_right(answers: list[str]) -> float:
-    """Of the questions about pictures that the checkpoint is meant to answer."""
+    """Of the questions about pictures."""
     return sum(is_right(QUESTIONS[index], answers[index]) for index in SEEING) / len(SEEING)
 
 
@@ -40,11 +39,11 @@ async def test_answers_are_the_references_and_right(seeing: Served) -> None:
     agreement = compare([reference.answer(case, None) for case in CASES], answers)
     assert set(agreement.different) <= set(agreement.near_ties), str(agreement)
     assert len(agreement.near_ties) <= 1, str(agreement)
-    assert share_right(answers) > 0.9
+    assert share_right(answers) >= 0.95
 
 
 async def test_without_the_pictures_nobody_knows(seeing: Served) -> None:
-    assert share_right(await replies(seeing, blind=True)) < 0.4
+    assert share_right(await replies(seeing, blind=True)) < 0.25
 
 
 def test_the_checkpoint_is_small_and_published_as_qwens_are() -> None:

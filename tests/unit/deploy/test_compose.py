@@ -14,6 +14,7 @@ import yaml
 
 from deploy.needs import needs
 from language_server.config import LanguageConfig
+from tests.compose.engine import CACHE
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -65,10 +66,15 @@ def test_every_variable_is_explained(file: str) -> None:
 @pytest.mark.parametrize("files", [(file,) for file in FILES] + [(FILES[1], GPU_FILES[0]), (FILES[2], GPU_FILES[1])])
 def test_docker_compose_takes_them(files: tuple[str, ...]) -> None:
     compose = ["docker", "compose"]
-    if shutil.which("docker") is None or subprocess.run([*compose, "version"], capture_output=True).returncode != 0:
+    environ = {**os.environ, "ENCODE_ADDRESS": "10.0.0.1", "LANGUAGE_ADDRESS": "10.0.0.2"}
+    if (CACHE / "docker-config").exists():  # that of `make test-compose`
+        environ.setdefault("DOCKER_CONFIG", str(CACHE / "docker-config"))
+    if (
+        shutil.which("docker") is None
+        or subprocess.run([*compose, "version"], env=environ, capture_output=True).returncode != 0
+    ):
         pytest.skip("there is no docker compose on this machine")
     names = [argument for file in files for argument in ("--file", str(DEPLOY / file))]
-    environ = {**os.environ, "ENCODE_ADDRESS": "10.0.0.1", "LANGUAGE_ADDRESS": "10.0.0.2"}
     ended = subprocess.run([*compose, *names, "config", "--quiet"], env=environ, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 

@@ -12,8 +12,8 @@ from router.api.request import Entries, RequestModel, text_or_list, unsupported_
 # Parts of content are checked as those of a chat completion, which has all kinds of them.
 Part = dict[str, Any]
 Content = Annotated[Annotated[str, Tag("text")] | Annotated[Entries[Part], Tag("list")], Discriminator(text_or_list)]
-# What our own answers say of a part, and hints for a cache: they change nothing when they come back.
-_IDLE = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
+# What our answers and OpenAI's client say of a part, and hints for a cache: they change nothing when they come back.
+_IDLE = frozenset({"annotations", "logprobs", "parsed", "prompt_cache_breakpoint"})
 
 
 class MessageItem(RequestModel):
@@ -26,10 +26,13 @@ class MessageItem(RequestModel):
 
 
 class FunctionCallItem(RequestModel):
+    """OpenAI's client adds `parsed_arguments`."""
+
     type: Literal["function_call"]
     call_id: str
     name: str
     arguments: str = "{}"
+    parsed_arguments: Any = None
     id: str | None = None
     status: str | None = None
 

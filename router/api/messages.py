@@ -84,18 +84,22 @@ class UserMessage(RequestModel):
 
 
 class FunctionCall(RequestModel):
-    """`arguments` is the JSON text that the model wrote, or the object itself."""
+    """`arguments` is the JSON text that the model wrote, or the object itself. OpenAI's client adds what it parsed."""
 
     name: str
     arguments: Annotated[
         Annotated[str, Tag("text")] | Annotated[dict[str, Any], Tag("object")], Discriminator(_text_or_object)
     ] = "{}"
+    parsed_arguments: Any = None
 
 
 class ToolCall(RequestModel):
+    """`index` is its place in a stream, which OpenAI's client leaves in what it put together."""
+
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
+    index: Any = None
 
 
 class RefusalPart(RequestModel):
@@ -111,14 +115,18 @@ AssistantContent = Annotated[
 
 
 class AssistantMessage(RequestModel):
-    """Reasoning has two names, as in answers. `provider_specific_fields` is what LiteLLM added to those."""
+    """Reasoning has two names, as in answers. The last three change nothing when an answer comes back: OpenAI's client
+    adds `parsed`, LiteLLM `provider_specific_fields`, and `annotations` are of a web search."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None  # the assistant's words like any others
     tool_calls: Annotated[Entries[ToolCall], Field(default_factory=list)]
+    annotations: Any = None
+    parsed: Any = None
     provider_specific_fields: Any = None
 
 

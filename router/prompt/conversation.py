@@ -110,6 +110,8 @@ class _Converter:
             content = message.content
         elif message.content is not None:
             content = [self._part(part, f"{param}.content[{i}]") for i, part in enumerate(message.content)]
+        if isinstance(message, shapes.AssistantMessage) and message.refusal:
+            content = _followed_by(content, message.refusal)
         shown: dict[str, Any] = {"role": message.role, "content": content}
         if message.role == "developer":
             shown["role"] = "system"
@@ -175,6 +177,13 @@ class _Converter:
 
     def _video_options(self, fps: float | None = None) -> dict[str, Any]:
         return self._options.model_dump(exclude_none=True) | ({"fps": fps} if fps is not None else {})
+
+
+def _followed_by(content: str | list[dict[str, Any]], text: str) -> str | list[dict[str, Any]]:
+    if not content:
+        return text
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [*parts, {"type": "text", "text": text}]
 
 
 def _call(call: shapes.ToolCall) -> dict[str, Any]:

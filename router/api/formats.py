@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from common.grammars import MAX_GRAMMAR_BYTES
+from router import strict_json
 from router.api.request import RequestModel
 from router.api.structural_tags import JsonContent, Tag, TagFormat, TriggeredTags
 from router.problems import Problem
@@ -221,7 +221,7 @@ def _schema(value: str | Schema, param: str) -> Schema:
     if len(value) > MAX_GRAMMAR_BYTES:  # the limits on bodies do not count what is in a string
         raise Problem(400, f"{param}: it may have {MAX_GRAMMAR_BYTES} bytes", param=param)
     try:
-        schema = json.loads(value)
+        schema = strict_json.loads(value)
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"{param}: it is not JSON: {error}", param=param) from None
     if not isinstance(schema, dict):

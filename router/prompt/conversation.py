@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.pb import common_pb2
+from router import strict_json
 from router.api import messages as shapes
 from router.api.chat import MediaOptions
 from router.api.tools import Tool
@@ -191,7 +192,7 @@ def _call(call: shapes.ToolCall) -> dict[str, Any]:
     arguments: Any = call.function.arguments
     if isinstance(arguments, str):
         try:
-            value = json.loads(arguments or "{}")
+            value = strict_json.loads(arguments or "{}")
         except (ValueError, RecursionError):
             value = None
         arguments = value if isinstance(value, dict) else arguments

@@ -85,6 +85,7 @@ BODIES: list[tuple[Any, str | None]] = [
     (body_of("hi", tools=[{"type": "function"}]), "tools[0].function"),
     (body_of("hi", tool_choice="required"), "tool_choice"),
     (body_of("hi", guided_json={"type": "no such"}), "guided_json"),
+    (body_of("hi", guided_json='{"minimum": 1e999}'), "guided_json"),
     (body_of("hi", guided_json='{"a":' * 1000 + "1" + "}" * 1000), "guided_json"),
     (body_of("hi", structured_outputs={}), "structured_outputs"),
     (body_of("hi", structured_outputs={"xml": "<a/>", "json": None}), "structured_outputs"),
@@ -185,6 +186,33 @@ async def test_not_even_json(config: Any) -> None:
         )
         assert (response.status_code, response.json()["error"]["code"]) == (415, "invalid_content_type")
         await _still_well(router)
+
+
+async def test_numbers_that_are_infinite() -> None:
+    """Nobody could read them where they are shown again, in an answer or a prompt."""
+    schema = {"type": "object", "properties": {"a": {"maximum": "HERE"}}}
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/chat/completions", body_of("hi", metadata={"a": "HERE"})),
+        ("/v1/chat/completions", body_of("hi", chat_template_kwargs={"a": "HERE"})),
+        ("/v1/chat/completions", body_of("hi", tools=[{"function": {"name": "f", "parameters": schema}}])),
+        ("/v1/completions", {"prompt": "hi", "metadata": {"a": "HERE"}}),
+        ("/v1/responses", {"input": "hi", "metadata": {"a": "HERE"}}),
+        ("/v1/responses", {"input": "hi", "tools": [{"type": "function", "name": "f", "parameters": schema}]}),
+        ("/v1/messages", {"max_tokens": 1, "messages": [USER], "tools": [{"name": "f", "input_schema": schema}]}),
+        ("/v1/messages/count_tokens", {"messages": [USER], "chat_template_kwargs": {"a": "HERE"}}),
+        ("/tokenize", {"messages": [USER], "chat_template_kwargs": {"a": "HERE"}}),
+        ("/detokenize", {"tokens": [1], "metadata": "HERE"}),
+    ]
+    async with system(says("ok")) as (router, (language,), _):
+        for path, body in bodies:
+            for number in ("1e999", "-1e999"):
+                content = json.dumps(body).replace('"HERE"', number).encode()
+                response = await router.client.post(path, content=content)
+                assert response.status_code == 400, (path, response.text)
+                error = response.json()["error"]
+                assert f"{number} is too large" in error["message"]
+                assert error.get("code", "invalid_json") == "invalid_json"  # Anthropic's errors have no code
+        assert not language.served
 
 
 async def test_bodies_that_are_too_large(config: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from router.api.request import Entries, RequestModel, text_or_list
+from router.api.request import Entries, RequestModel, text_or_list, type_of
 
 
 class Block(RequestModel):
@@ -65,8 +65,7 @@ class ToolUseBlock(Block):
 
 
 def _tagged(block: Any) -> str:
-    # Not the type itself, which may be the name of a field ("text") and would then show in the paths of errors.
-    return f"#{block.get('type') if isinstance(block, dict) else getattr(block, 'type', None)}"
+    return f"#{type_of(block)}"
 
 
 ShownBlock = Annotated[
@@ -84,7 +83,7 @@ class ToolResultBlock(Block):
     tool_use_id: str
     content: (
         Annotated[
-            Annotated[str, Tag("text")] | Annotated[Entries[ShownBlock], Tag("list")], Discriminator(text_or_list)
+            Annotated[str, Tag("#text")] | Annotated[Entries[ShownBlock], Tag("#list")], Discriminator(text_or_list)
         ]
         | None
     ) = None
@@ -114,21 +113,21 @@ AssistantBlock = Annotated[
     ),
 ]
 SystemText = Annotated[
-    Annotated[str, Tag("text")] | Annotated[Entries[TextBlock], Tag("list")], Discriminator(text_or_list)
+    Annotated[str, Tag("#text")] | Annotated[Entries[TextBlock], Tag("#list")], Discriminator(text_or_list)
 ]
 
 
 class UserTurn(RequestModel):
     role: Literal["user"]
     content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[Entries[UserBlock], Tag("list")], Discriminator(text_or_list)
+        Annotated[str, Tag("#text")] | Annotated[Entries[UserBlock], Tag("#list")], Discriminator(text_or_list)
     ]
 
 
 class AssistantTurn(RequestModel):
     role: Literal["assistant"]
     content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[Entries[AssistantBlock], Tag("list")], Discriminator(text_or_list)
+        Annotated[str, Tag("#text")] | Annotated[Entries[AssistantBlock], Tag("#list")], Discriminator(text_or_list)
     ]
 
 

@@ -48,7 +48,8 @@ class GenerationRequest(RequestModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: (
         Annotated[
-            Annotated[StopString, Tag("text")] | Annotated[list[StopString], Field(max_length=_MAX_STOPS), Tag("list")],
+            Annotated[StopString, Tag("#text")]
+            | Annotated[list[StopString], Field(max_length=_MAX_STOPS), Tag("#list")],
             Discriminator(text_or_list),
         ]
         | None

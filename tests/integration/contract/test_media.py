@@ -63,6 +63,7 @@ def test_ways_to_name_an_image(client: OpenAI, web: str) -> None:
         assert rows(client, {"type": "image_url", "image_url": {"url": url}}) == 16
         assert rows(client, {"type": "image_url", "image_url": url}) == 16
         assert rows(client, {"type": "input_image", "image_url": url}) == 16
+        assert rows(client, {"image_url": {"url": url}}) == 16
     assert rows(client, {"type": "image_url", "image_url": {"url": file}}) > 16
     assert rows(client, *[image_part(png(128, 128, shade)) for shade in range(5)]) == 80
 

@@ -72,7 +72,6 @@ BODIES: list[tuple[Any, str | None]] = [
     (body_of("hi", n=1.5), "n"),
     (body_of("hi", max_tokens=0), "max_tokens"),
     (body_of("hi", max_tokens="9"), "max_tokens"),
-    (body_of("hi", max_tokens=5, max_completion_tokens=6), "max_completion_tokens"),
     (body_of("hi", max_tokens=5, min_tokens=6), "min_tokens"),
     (body_of("hi", seed=2**65), "seed"),
     (body_of("hi", stop=""), "stop"),

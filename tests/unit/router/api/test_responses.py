@@ -129,20 +129,32 @@ def test_options() -> None:
     assert given.mm_processor_kwargs.max_pixels == 5
     assert request.summary
     assert not parse().request.summary
+    assert parse(max_tokens=5, max_output_tokens=6).request.chat.wanted_tokens == 6
     assert parse(top_logprobs=0).request.chat.wanted_logprobs == 0
     assert parse().request.chat.wanted_logprobs is None
 
 
 def test_allowed_tools() -> None:
-    other = {**TOOL, "name": "listen", "parameters": 5}
+    other = {**TOOL, "name": "listen"}
     choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "look"}]}
-    request = parse(tools=[other, TOOL], tool_choice=choice).request
+    parsed = parse(tools=[other, TOOL], tool_choice=choice)
+    request = parsed.request
+    assert parsed.paths.origin("tools[0].function.parameters") == "tools[1].parameters"
     assert [tool.function.name for tool in request.chat.tools] == ["look"]
     assert request.chat.tool_choice == "required"
     assert request.echo["tool_choice"] == choice
-    assert fault(tools=[TOOL], tool_choice={**choice, "tools": [{"name": "x"}]})[0] == "tool_choice.tools[0]"
+    for wrong, param in (
+        ({"tools": [{"name": "x"}]}, "tool_choice.tools[0]"),
+        ({"tools": [{"type": "function"}]}, "tool_choice.tools[0].name"),
+        ({"tools": [{"type": "mcp", "name": "look"}]}, "tool_choice.tools[0].type"),
+        ({"tools": [5]}, "tool_choice.tools[0]"),
+        ({"tools": None}, "tool_choice.tools"),
+        ({"tools": []}, "tool_choice"),
+        ({"mode": "perhaps"}, "tool_choice.mode"),
+    ):
+        assert fault(tools=[TOOL, other], tool_choice={**choice, **wrong})[0] == param
     choice["tools"] = [{"type": "function", "name": "listen"}]
-    assert fault(tools=[TOOL, other], tool_choice=choice)[0] == "tools[1].parameters"
+    assert fault(tools=[TOOL, {**other, "parameters": 5}], tool_choice=choice)[0] == "tools[1].parameters"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +178,6 @@ def test_allowed_tools() -> None:
         ),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"guided_regex": "a"}, "guided_regex"),
-        ({"max_tokens": 5, "max_output_tokens": 6}, "max_output_tokens"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format"),

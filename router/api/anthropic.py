@@ -225,7 +225,7 @@ def _is_begun(turns: Sequence[Turn]) -> bool:
     last = turns[-1]
     if not isinstance(last, AssistantTurn):
         return False
-    if not isinstance(last.content, str) and not (last.content and isinstance(last.content[-1], TextBlock)):
+    if not isinstance(last.content, str) and not isinstance(last.content[-1], TextBlock):
         place = f"messages[{len(turns) - 1}]"
         raise Problem(400, f"{place}: the answer can only go on after text of the assistant", param=place)
     return True

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from router.api.request import Entries, RequestModel, text_or_list, type_of
+from router.problems import Problem
 
 
 class Block(RequestModel):
@@ -159,7 +160,13 @@ class Transcript:
         """Args:
         turn: the next one.
         path: of the turn in the request.
+
+        Raises:
+            Problem: 400, it says nothing.
         """
+        if not turn.content:
+            param = f"{path}.content"
+            raise Problem(400, f"{param}: the content of a turn can't be empty", param=param)
         match turn:
             case SystemTurn():
                 self.add_system(turn.content, f"{path}.content")

@@ -121,7 +121,14 @@ def test_an_answer_that_has_begun() -> None:
     assert not parse(begun, HI).request.chat.continue_final_message
     call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     assert fault(HI, {"role": "assistant", "content": [call]}) == "messages[1]"
-    assert fault(HI, {"role": "assistant", "content": []}) == "messages[1]"
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+@pytest.mark.parametrize("content", ["", []])
+def test_every_turn_says_something(role: str, content: Any) -> None:
+    """As at Anthropic, where only a last turn of the assistant may be empty: here it would have nothing to go on with."""
+    assert fault({"role": role, "content": content}, HI) == "messages[0].content"
+    assert fault(HI, {"role": role, "content": content}) == "messages[1].content"
 
 
 def test_options() -> None:

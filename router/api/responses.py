@@ -169,7 +169,8 @@ def _echo(given: ResponsesBody, summary: str | None) -> dict[str, Any]:
 def _chat_tool(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
     kind = tool.get("type")
     if kind != "function":
-        raise Problem(400, f"{path}: only functions can be tools here, not {kind!r}", param=f"{path}.type")
+        path += ".type"
+        raise Problem(400, f"{path}: only functions can be tools here, not {kind!r}", param=path)
     return {"type": kind, "function": {name: value for name, value in tool.items() if name != "type"}}
 
 

@@ -96,4 +96,4 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
     if isinstance(choice, NamedTool) and choice.function.name not in names:
         raise Problem(400, f"tools has no function {choice.function.name!r}", param="tool_choice")
     if choice == "required" and not names:
-        raise Problem(400, "tool_choice is required, but there are no tools", param="tool_choice")
+        raise Problem(400, "tool_choice asks for a call, but there are no tools", param="tool_choice")

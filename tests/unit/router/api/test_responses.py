@@ -218,6 +218,12 @@ def test_input_that_is_refused(given: Any, param: str) -> None:
     assert fault(given, instructions="shifts all messages by one")[0] == param
 
 
+def test_errors_are_in_the_words_of_this_api() -> None:
+    assert fault(max_output_tokens=5, min_tokens=6)[1] == "min_tokens is 6; the answer may have only 5 tokens"
+    assert fault(tools=[{"type": "mcp"}])[1] == "tools[0].type: only functions can be tools here, not 'mcp'"
+    assert fault(tool_choice="required")[1] == "tool_choice asks for a call, but there are no tools"
+
+
 def test_what_is_not_stored_is_explained() -> None:
     assert "send the whole conversation" in fault(previous_response_id="resp_1")[1]
     assert "nothing is stored" in fault([{"type": "item_reference", "id": "x"}])[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -167,6 +168,7 @@ def _input(arguments: str) -> dict[str, Any]:
     """Arguments as an object, as far as the model got; what is no object at all stands in one."""
     try:
         value = from_json(arguments or "{}", allow_partial=True)
+        json.dumps(value, allow_nan=False)  # an infinity would not be JSON in the answer
     except ValueError:
         value = arguments
     return value if isinstance(value, dict) else {"arguments": value}

@@ -191,8 +191,9 @@ def _check_tools(tools: Sequence[FunctionTool]) -> None:
     """Raises Problem (400) for a tool that is not a function of the client."""
     for i, tool in enumerate(tools):
         if tool.type != "custom":
-            message = f"tools[{i}]: this server has no tools of its own, such as {tool.type!r}"
-            raise Problem(400, message, param=f"tools[{i}].type", code="unsupported_parameter")
+            param = f"tools[{i}].type"
+            message = f"{param}: this server has no tools of its own, such as {tool.type!r}"
+            raise Problem(400, message, param=param, code="unsupported_parameter")
         if tool.input_schema is None:
             param = f"tools[{i}].input_schema"
             raise Problem(400, f"{param}: Field required", param=param, code="missing_required_parameter")
@@ -225,7 +226,7 @@ def _is_begun(turns: Sequence[Turn]) -> bool:
     last = turns[-1]
     if not isinstance(last, AssistantTurn):
         return False
-    if not isinstance(last.content, str) and not (last.content and isinstance(last.content[-1], TextBlock)):
+    if not isinstance(last.content, str) and not isinstance(last.content[-1], TextBlock):
         place = f"messages[{len(turns) - 1}]"
         raise Problem(400, f"{place}: the answer can only go on after text of the assistant", param=place)
     return True

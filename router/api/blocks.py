@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from router.api.request import Entries, RequestModel, text_or_list
+from router.api.request import Entries, RequestModel, text_or_list, type_of
+from router.problems import Problem
 
 
 class Block(RequestModel):
@@ -65,8 +66,7 @@ class ToolUseBlock(Block):
 
 
 def _tagged(block: Any) -> str:
-    # Not the type itself, which may be the name of a field ("text") and would then show in the paths of errors.
-    return f"#{block.get('type') if isinstance(block, dict) else getattr(block, 'type', None)}"
+    return f"#{type_of(block)}"
 
 
 ShownBlock = Annotated[
@@ -84,7 +84,7 @@ class ToolResultBlock(Block):
     tool_use_id: str
     content: (
         Annotated[
-            Annotated[str, Tag("text")] | Annotated[Entries[ShownBlock], Tag("list")], Discriminator(text_or_list)
+            Annotated[str, Tag("#text")] | Annotated[Entries[ShownBlock], Tag("#list")], Discriminator(text_or_list)
         ]
         | None
     ) = None
@@ -114,21 +114,21 @@ AssistantBlock = Annotated[
     ),
 ]
 SystemText = Annotated[
-    Annotated[str, Tag("text")] | Annotated[Entries[TextBlock], Tag("list")], Discriminator(text_or_list)
+    Annotated[str, Tag("#text")] | Annotated[Entries[TextBlock], Tag("#list")], Discriminator(text_or_list)
 ]
 
 
 class UserTurn(RequestModel):
     role: Literal["user"]
     content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[Entries[UserBlock], Tag("list")], Discriminator(text_or_list)
+        Annotated[str, Tag("#text")] | Annotated[Entries[UserBlock], Tag("#list")], Discriminator(text_or_list)
     ]
 
 
 class AssistantTurn(RequestModel):
     role: Literal["assistant"]
     content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[Entries[AssistantBlock], Tag("list")], Discriminator(text_or_list)
+        Annotated[str, Tag("#text")] | Annotated[Entries[AssistantBlock], Tag("#list")], Discriminator(text_or_list)
     ]
 
 
@@ -160,7 +160,13 @@ class Transcript:
         """Args:
         turn: the next one.
         path: of the turn in the request.
+
+        Raises:
+            Problem: 400, it says nothing.
         """
+        if not turn.content:
+            param = f"{path}.content"
+            raise Problem(400, f"{param}: the content of a turn can't be empty", param=param)
         match turn:
             case SystemTurn():
                 self.add_system(turn.content, f"{path}.content")

@@ -11,8 +11,9 @@ from router.api.fields import ACCEPTED, UNSUPPORTED
 from router.api.formats import FormatFields
 from router.api.generation import GenerationRequest, LogprobCount, TokenCount
 from router.api.messages import Message
+from router.api.paths import Paths
 from router.api.request import MAX_ENTRIES, Entries, Parsed, RequestModel, unsupported_field
-from router.api.tools import Tool, ToolChoice, check_tools
+from router.api.tools import AllowedTools, Tool, ToolChoice, check_tools
 from router.problems import Problem
 
 
@@ -31,7 +32,7 @@ class ChatRequest(GenerationRequest, FormatFields):
     """What is honoured of OpenAI's chat completions, and of what vLLM adds to them."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_ENTRIES, fail_fast=True)]
-    max_completion_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None  # goes before max_tokens, as in vLLM
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: Annotated[dict[str, Any], Field(default_factory=dict)]
@@ -62,9 +63,6 @@ class ChatRequest(GenerationRequest, FormatFields):
         return {**meant, **self.chat_template_kwargs}
 
     def check(self, *, max_choices: int) -> None:
-        limits = {self.max_tokens, self.max_completion_tokens} - {None}
-        if len(limits) > 1:
-            raise Problem(400, "max_tokens and max_completion_tokens disagree", param="max_completion_tokens")
         asked_for_prompt = "add_generation_prompt" in self.model_fields_set and self.add_generation_prompt
         if self.continue_final_message and asked_for_prompt:
             text = "continue_final_message and add_generation_prompt exclude each other"
@@ -88,4 +86,18 @@ def parse_chat_request(body: Any, *, max_choices: int) -> Parsed[ChatRequest]:
     """Raises Problem (400) that names the field."""
     parsed = requests.parse(ChatRequest, body, accepted=ACCEPTED, unsupported=UNSUPPORTED)
     parsed.request.check(max_choices=max_choices)
-    return parsed
+    return _with_allowed_tools(parsed)
+
+
+def _with_allowed_tools(parsed: Parsed[ChatRequest]) -> Parsed[ChatRequest]:
+    """The model is not told of tools that it may not call."""
+    request = parsed.request
+    choice = request.tool_choice
+    if not isinstance(choice, AllowedTools):
+        return parsed
+    places = choice.places(request.tools)
+    mode = choice.allowed_tools.mode
+    allowed = request.model_copy(update={"tools": [request.tools[i] for i in places], "tool_choice": mode})
+    check_tools(allowed.tools, mode)
+    paths = Paths({f"tools[{place}]": f"tools[{i}]" for place, i in enumerate(places)})
+    return Parsed(request=allowed, ignored=parsed.ignored, paths=paths)

@@ -21,18 +21,18 @@ _Ids = Annotated[list[TokenId], Field(fail_fast=True)]
 def _kind(value: Any) -> str:
     """Of a prompt: the first entry of a list tells what the others have to be."""
     if isinstance(value, str):
-        return "text"
+        return "#text"
     first = value[0] if isinstance(value, list) and value else None
     if isinstance(first, str):
-        return "texts"
-    return "id lists" if isinstance(first, list) else "ids"
+        return "#texts"
+    return "#id lists" if isinstance(first, list) else "#ids"
 
 
 Prompt = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[list[str], Field(fail_fast=True), Tag("texts")]
-    | Annotated[_Ids, Tag("ids")]
-    | Annotated[list[_Ids], Field(fail_fast=True), Tag("id lists")],
+    Annotated[str, Tag("#text")]
+    | Annotated[list[str], Field(fail_fast=True), Tag("#texts")]
+    | Annotated[_Ids, Tag("#ids")]
+    | Annotated[list[_Ids], Field(fail_fast=True), Tag("#id lists")],
     Discriminator(_kind),
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from common.grammars import MAX_GRAMMAR_BYTES
+from router import strict_json
 from router.api.request import RequestModel
 from router.api.structural_tags import JsonContent, Tag, TagFormat, TriggeredTags
 from router.problems import Problem
@@ -72,11 +72,12 @@ class JsonObjectFormat(RequestModel):
 
 
 class JsonSchema(RequestModel):
-    """The answer follows the schema. What can't be enforced of it is a 400 if it is `strict`, and left out if not."""
+    """The answer follows the schema, or is any object if there is none. What can't be enforced of it is a 400 if it is
+    `strict`, and left out if not."""
 
     name: str
     description: str | None = None
-    schema_: Annotated[Schema, Field(alias="schema")]
+    schema_: Annotated[Schema | None, Field(alias="schema")] = None
     strict: bool = False
 
 
@@ -135,6 +136,7 @@ class StructuredOutputs(RequestModel):
     disable_fallback: bool = False  # there is nothing to fall back to
 
 
+_ANY_OBJECT: Schema = {"type": "object"}
 _CONSTRAINTS = {"json_", "regex", "choice", "grammar", "structural_tag"}
 _SPELLED = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 
@@ -169,10 +171,12 @@ class FormatFields(RequestModel):
         param, whitespace = "response_format", self.guided_whitespace_pattern
         match self.response_format:
             case JsonObjectFormat():
-                yield JsonFormat(param=param, schema={"type": "object"}, whitespace=whitespace)
+                yield JsonFormat(param=param, schema=_ANY_OBJECT, whitespace=whitespace)
             case JsonSchemaFormat(json_schema=wanted):
                 param += ".json_schema.schema"
                 schema, lenient = wanted.schema_, not wanted.strict
+                if schema is None:
+                    schema = _ANY_OBJECT
                 yield JsonFormat(param=param, schema=schema, lenient=lenient, whitespace=whitespace)
             case StructuralTagFormat() as wanted:
                 yield TagsFormat(param=param, tags=wanted.tags(param))
@@ -188,8 +192,7 @@ class FormatFields(RequestModel):
             schema = _schema(wanted.json_, f"{param}.json")
             yield JsonFormat(param=f"{param}.json", schema=schema, whitespace=wanted.whitespace_pattern)
         if wanted.json_object:
-            schema = {"type": "object"}
-            yield JsonFormat(param=f"{param}.json_object", schema=schema, whitespace=wanted.whitespace_pattern)
+            yield JsonFormat(param=f"{param}.json_object", schema=_ANY_OBJECT, whitespace=wanted.whitespace_pattern)
         if wanted.structural_tag is not None:
             yield TagsFormat(
                 param=f"{param}.structural_tag", tags=_tags(wanted.structural_tag, f"{param}.structural_tag")
@@ -221,7 +224,7 @@ def _schema(value: str | Schema, param: str) -> Schema:
     if len(value) > MAX_GRAMMAR_BYTES:  # the limits on bodies do not count what is in a string
         raise Problem(400, f"{param}: it may have {MAX_GRAMMAR_BYTES} bytes", param=param)
     try:
-        schema = json.loads(value)
+        schema = strict_json.loads(value)
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"{param}: it is not JSON: {error}", param=param) from None
     if not isinstance(schema, dict):

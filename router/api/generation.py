@@ -48,7 +48,8 @@ class GenerationRequest(RequestModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: (
         Annotated[
-            Annotated[StopString, Tag("text")] | Annotated[list[StopString], Field(max_length=_MAX_STOPS), Tag("list")],
+            Annotated[StopString, Tag("#text")]
+            | Annotated[list[StopString], Field(max_length=_MAX_STOPS), Tag("#list")],
             Discriminator(text_or_list),
         ]
         | None
@@ -118,4 +119,5 @@ class GenerationRequest(RequestModel):
                 raise Problem(400, f"logit_bias: {token[:20]!r} is not a token id", param="logit_bias")
         limit = self.wanted_tokens
         if limit is not None and self.min_tokens > limit:
-            raise Problem(400, f"min_tokens is {self.min_tokens}, over max_tokens", param="min_tokens")
+            message = f"min_tokens is {self.min_tokens}; the answer may have only {limit} tokens"
+            raise Problem(400, message, param="min_tokens")

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from router.api.request import Entries, RequestModel, text_or_list, unsupported_field
+from router.api.request import Entries, RequestModel, text_or_list, type_of, unsupported_field
 
 # Parts of content are checked as those of a chat completion, which has all kinds of them.
 Part = dict[str, Any]
-Content = Annotated[Annotated[str, Tag("text")] | Annotated[Entries[Part], Tag("list")], Discriminator(text_or_list)]
-# What our own answers say of a part, and hints for a cache: they change nothing when they come back.
-_IDLE = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
+Content = Annotated[Annotated[str, Tag("#text")] | Annotated[Entries[Part], Tag("#list")], Discriminator(text_or_list)]
+# What our answers and OpenAI's client say of a part, and hints for a cache: they change nothing when they come back.
+_IDLE = frozenset({"annotations", "logprobs", "parsed", "prompt_cache_breakpoint"})
 
 
 class MessageItem(RequestModel):
@@ -26,10 +26,13 @@ class MessageItem(RequestModel):
 
 
 class FunctionCallItem(RequestModel):
+    """OpenAI's client adds `parsed_arguments`."""
+
     type: Literal["function_call"]
     call_id: str
     name: str
     arguments: str = "{}"
+    parsed_arguments: Any = None
     id: str | None = None
     status: str | None = None
 
@@ -63,8 +66,7 @@ class ReasoningItem(RequestModel):
 
 
 def _kind(item: Any) -> str:
-    kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", None)
-    return f"#{kind or 'message'}"  # no field is called so, and the paths of errors can do without it
+    return f"#{type_of(item) or 'message'}"
 
 
 Item = Annotated[
@@ -79,7 +81,7 @@ Item = Annotated[
         "there are no others here, and none that could be referred to, because nothing is stored",
     ),
 ]
-Input = Annotated[Annotated[str, Tag("text")] | Annotated[Entries[Item], Tag("list")], Discriminator(text_or_list)]
+Input = Annotated[Annotated[str, Tag("#text")] | Annotated[Entries[Item], Tag("#list")], Discriminator(text_or_list)]
 
 
 class Transcript:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from router.api.request import MAX_ENTRIES, Entries, RequestModel, text_or_list
+from router.api.request import MAX_ENTRIES, Entries, RequestModel, text_or_list, text_or_object, type_of
 
 
 class TextPart(RequestModel):
@@ -28,16 +29,12 @@ class VideoUrl(RequestModel):
     url: str | None = None
 
 
-def _text_or_object(value: Any) -> str:
-    return "text" if isinstance(value, str) else "object"
-
-
 class ImagePart(RequestModel):
     """`input_image` is what OpenAI's Responses API calls it."""
 
     type: Literal["image_url", "input_image"]
     image_url: (
-        Annotated[Annotated[str, Tag("text")] | Annotated[ImageUrl, Tag("object")], Discriminator(_text_or_object)]
+        Annotated[Annotated[str, Tag("#text")] | Annotated[ImageUrl, Tag("#object")], Discriminator(text_or_object)]
         | None
     ) = None
     detail: Detail = "auto"
@@ -47,7 +44,7 @@ class ImagePart(RequestModel):
 class VideoUrlPart(RequestModel):
     type: Literal["video_url"]
     video_url: (
-        Annotated[Annotated[str, Tag("text")] | Annotated[VideoUrl, Tag("object")], Discriminator(_text_or_object)]
+        Annotated[Annotated[str, Tag("#text")] | Annotated[VideoUrl, Tag("#object")], Discriminator(text_or_object)]
         | None
     ) = None
     uuid: MediaUuid | None = None
@@ -62,12 +59,57 @@ class FramesPart(RequestModel):
     uuid: MediaUuid | None = None
 
 
-ContentPart = Annotated[TextPart | ImagePart | VideoUrlPart | FramesPart, Field(discriminator="type")]
+class RefusalPart(RequestModel):
+    type: Literal["refusal"]
+    refusal: str
+
+
+def _spelled_out(part: Any) -> Any:
+    """vLLM takes text without a part around it, and parts that do not say their type: what they hold tells it."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if isinstance(part, dict) and part.get("type") is None:
+        named = [name for name in ("image_url", "video_url", "video", "refusal", "text") if name in part]
+        given = [name for name in named if part[name] is not None]  # an item with a uuid may have nothing else
+        return next(({**part, "type": name} for name in (*given, *named)), part)
+    return part
+
+
+def _told_apart(**tags: Sequence[str]) -> Discriminator:
+    """Tags of parts, each with the types of its part."""
+    by_type = {kind: f"#{tag}" for tag, kinds in tags.items() for kind in kinds}
+
+    def tag_of(part: Any) -> str | None:
+        kind = type_of(part)
+        return by_type.get(kind) if isinstance(kind, str) else None
+
+    message = f"the type of a part has to be one of {', '.join(by_type)} here"
+    return Discriminator(tag_of, custom_error_type="part_type", custom_error_message=message)
+
+
+_TEXT_KINDS = ("text", "input_text", "output_text")
+ContentPart = Annotated[
+    Annotated[TextPart, Tag("#text")]
+    | Annotated[ImagePart, Tag("#image")]
+    | Annotated[VideoUrlPart, Tag("#video_url")]
+    | Annotated[FramesPart, Tag("#frames")],
+    _told_apart(text=_TEXT_KINDS, image=("image_url", "input_image"), video_url=("video_url",), frames=("video",)),
+    BeforeValidator(_spelled_out),
+]
+AssistantPart = Annotated[
+    Annotated[TextPart, Tag("#text")] | Annotated[RefusalPart, Tag("#refusal")],
+    _told_apart(text=_TEXT_KINDS, refusal=("refusal",)),
+    BeforeValidator(_spelled_out),
+]
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[Entries[ContentPart], Tag("list")], Discriminator(text_or_list)
+    Annotated[str, Tag("#text")] | Annotated[Entries[ContentPart], Tag("#list")], Discriminator(text_or_list)
 ]
 TextContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[Entries[TextPart], Tag("list")], Discriminator(text_or_list)
+    Annotated[str, Tag("#text")] | Annotated[Entries[Annotated[TextPart, BeforeValidator(_spelled_out)]], Tag("#list")],
+    Discriminator(text_or_list),
+]
+AssistantContent = Annotated[
+    Annotated[str, Tag("#text")] | Annotated[Entries[AssistantPart], Tag("#list")], Discriminator(text_or_list)
 ]
 
 
@@ -84,41 +126,37 @@ class UserMessage(RequestModel):
 
 
 class FunctionCall(RequestModel):
-    """`arguments` is the JSON text that the model wrote, or the object itself."""
+    """`arguments` is the JSON text that the model wrote, or the object itself. OpenAI's client adds what it parsed."""
 
     name: str
     arguments: Annotated[
-        Annotated[str, Tag("text")] | Annotated[dict[str, Any], Tag("object")], Discriminator(_text_or_object)
+        Annotated[str, Tag("#text")] | Annotated[dict[str, Any], Tag("#object")], Discriminator(text_or_object)
     ] = "{}"
+    parsed_arguments: Any = None
 
 
 class ToolCall(RequestModel):
+    """`index` is its place in a stream, which OpenAI's client leaves in what it put together."""
+
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
-
-
-class RefusalPart(RequestModel):
-    type: Literal["refusal"]
-    refusal: str
-
-
-AssistantContent = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[Entries[Annotated[TextPart | RefusalPart, Field(discriminator="type")]], Tag("list")],
-    Discriminator(text_or_list),
-]
+    index: Any = None
 
 
 class AssistantMessage(RequestModel):
-    """Reasoning has two names, as in answers. `provider_specific_fields` is what LiteLLM added to those."""
+    """Reasoning has two names, as in answers. The last three change nothing when an answer comes back: OpenAI's client
+    adds `parsed`, LiteLLM `provider_specific_fields`, and `annotations` are of a web search."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None  # the assistant's words like any others
     tool_calls: Annotated[Entries[ToolCall], Field(default_factory=list)]
+    annotations: Any = None
+    parsed: Any = None
     provider_specific_fields: Any = None
 
 

@@ -14,18 +14,25 @@ class Paths:
     Args:
         origins: the client's own paths, by paths of the chat completion; what lies below one lies likewise below the
             other.
+        before: of an earlier translation, whose result these origins are of.
     """
 
-    def __init__(self, origins: Mapping[str, str]) -> None:
+    def __init__(self, origins: Mapping[str, str], before: Paths | None = None) -> None:
         self._origins = origins
+        self._before = before
 
     def origin(self, path: str) -> str:
         """The client's path: "messages[1].content[0]" may be "input[2].content[0]". A path without an origin stays."""
         ends = [i for i, character in enumerate(path) if character in ".["]
         for end in (len(path), *reversed(ends)):
             if (origin := self._origins.get(path[:end])) is not None:
-                return origin + path[end:]
-        return path
+                path = origin + path[end:]
+                break
+        return path if self._before is None else self._before.origin(path)
+
+    def after(self, before: Paths) -> Paths:
+        """Those of both translations."""
+        return Paths(self._origins, before)
 
     def restore(self, problem: Problem) -> Problem:
         """The same problem in the client's terms."""

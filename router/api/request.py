@@ -35,8 +35,20 @@ class RequestModel(BaseModel):
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
+# Tags of unions begin with "#": pydantic puts them into the paths of errors, where `_path` would take one that is the
+# name of a field for that field. (With `discriminator` they are as clients write them. An object that has a field of
+# such a name has no other that could be wrong.)
 def text_or_list(value: Any) -> str:
-    return "text" if isinstance(value, str) else "list"
+    return "#text" if isinstance(value, str) else "#list"
+
+
+def text_or_object(value: Any) -> str:
+    return "#text" if isinstance(value, str) else "#object"
+
+
+def type_of(value: Any) -> Any:
+    """The `type` of an object that a client sent, or of the model that was made of it."""
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
 
 
 RequestT = TypeVar("RequestT", bound=RequestModel)

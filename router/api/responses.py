@@ -113,12 +113,11 @@ def parse_responses_request(body: Any) -> Parsed[ResponsesRequest]:
     if given.instructions is not None:
         transcript.add_instructions(given.instructions)
     transcript.add_input(given.input)
-    tools = _callable_tools(given)
     chat = {
         **shared_fields(body),
         "messages": transcript.messages,
         "max_completion_tokens": given.max_output_tokens,
-        "tools": [_chat_tool(tool, f"tools[{i}]") for i, tool in tools.items()],
+        "tools": [_chat_tool(tool, f"tools[{i}]") for i, tool in enumerate(given.tools)],
         "tool_choice": _chat_tool_choice(given.tool_choice),
         "parallel_tool_calls": given.parallel_tool_calls,
         "response_format": _response_format(given.text.format),
@@ -130,12 +129,13 @@ def parse_responses_request(body: Any) -> Parsed[ResponsesRequest]:
     }
     origins = {
         **transcript.origins,
-        **{f"tools[{place}]{part}": f"tools[{i}]" for place, i in enumerate(tools) for part in ("", ".function")},
+        **{f"tools[{i}].function": f"tools[{i}]" for i in range(len(given.tools))},
         "max_completion_tokens": "max_output_tokens",
         "response_format": "text.format",
         "response_format.json_schema": "text.format",
         "reasoning_effort": "reasoning.effort",
         "tool_choice.function": "tool_choice",
+        **_allowed_origins(given.tool_choice),
     }
     translated = parse_translated(chat, origins)
     summary = given.reasoning.summary or given.reasoning.generate_summary
@@ -169,23 +169,9 @@ def _echo(given: ResponsesBody, summary: str | None) -> dict[str, Any]:
 def _chat_tool(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
     kind = tool.get("type")
     if kind != "function":
-        raise Problem(400, f"{path}: only functions can be tools here, not {kind!r}", param=f"{path}.type")
+        path += ".type"
+        raise Problem(400, f"{path}: only functions can be tools here, not {kind!r}", param=path)
     return {"type": kind, "function": {name: value for name, value in tool.items() if name != "type"}}
-
-
-def _callable_tools(given: ResponsesBody) -> dict[int, dict[str, Any]]:
-    """The tools that may be called, by their places in the request."""
-    numbered = dict(enumerate(given.tools))
-    match given.tool_choice:
-        case {"type": "allowed_tools", "tools": [*allowed]}:
-            names = [tool.get("name") if isinstance(tool, dict) else None for tool in allowed]
-            known = [tool.get("name") for tool in given.tools]
-            for i, name in enumerate(names):
-                if name is None or name not in known:
-                    path = f"tool_choice.tools[{i}]"
-                    raise Problem(400, f"{path}: it is not one of the functions in tools", param=path)
-            return {i: tool for i, tool in numbered.items() if tool.get("name") in names}
-    return numbered
 
 
 def _chat_tool_choice(choice: str | dict[str, Any]) -> str | dict[str, Any]:
@@ -194,11 +180,27 @@ def _chat_tool_choice(choice: str | dict[str, Any]) -> str | dict[str, Any]:
             return choice
         case {"type": "function"}:
             return {"type": "function", "function": {"name": choice.get("name")}}
-        case {"type": "allowed_tools", "mode": "auto" | "required" as mode, "tools": list()}:
-            return str(mode)
+        case {"type": "allowed_tools"}:
+            allowed = {"mode": choice.get("mode"), "tools": choice.get("tools")}
+            if isinstance(tools := allowed["tools"], list):
+                allowed["tools"] = [_allowed_tool(tool) for tool in tools]
+            return {"type": "allowed_tools", "allowed_tools": allowed}
     raise Problem(
         400, "tool_choice: it has to be auto, none, required, a function or allowed_tools", param="tool_choice"
     )
+
+
+def _allowed_tool(tool: Any) -> Any:
+    if not isinstance(tool, dict):
+        return tool
+    return {"type": tool.get("type"), "function": {name: value for name, value in tool.items() if name != "type"}}
+
+
+def _allowed_origins(choice: str | dict[str, Any]) -> dict[str, str]:
+    tools = choice.get("tools") if isinstance(choice, dict) else None
+    count = len(tools) if isinstance(tools, list) else 0
+    places = {f"tool_choice.allowed_tools.tools[{i}].function": f"tool_choice.tools[{i}]" for i in range(count)}
+    return {"tool_choice.allowed_tools": "tool_choice", **places}
 
 
 def _response_format(given: dict[str, Any] | None) -> dict[str, Any] | None:

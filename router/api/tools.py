@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from router.api.request import RequestModel
+from router.api.request import Entries, RequestModel, type_of
 from router.problems import Problem
 
 # As OpenAI has them, and dots and more length, which others allow. The name stands in the prompt and in the grammar.
@@ -45,13 +45,43 @@ class NamedTool(RequestModel):
     function: FunctionReference
 
 
-def _word_or_object(value: Any) -> str:
-    return "word" if isinstance(value, str) else "object"
+class AllowedTool(RequestModel):
+    type: Literal["function"] = "function"
+    function: FunctionReference
+
+
+class AllowedToolList(RequestModel):
+    mode: Literal["auto", "required"]
+    tools: Entries[AllowedTool]
+
+
+class AllowedTools(RequestModel):
+    """`tool_choice` for some of the functions."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedToolList
+
+    def places(self, tools: Sequence[Tool]) -> list[int]:
+        """Of those among `tools`. Raises Problem (400): one of them is not there."""
+        known = {tool.function.name: i for i, tool in enumerate(tools)}
+        for i, allowed in enumerate(self.allowed_tools.tools):
+            if allowed.function.name not in known:
+                path = f"tool_choice.allowed_tools.tools[{i}]"
+                raise Problem(400, f"{path}: it is not one of the functions in tools", param=path)
+        return sorted({known[allowed.function.name] for allowed in self.allowed_tools.tools})
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "#word"
+    return "#allowed" if type_of(value) == "allowed_tools" else "#named"
 
 
 ToolChoice = Annotated[
-    Annotated[Literal["auto", "none", "required"], Tag("word")] | Annotated[NamedTool, Tag("object")],
-    Discriminator(_word_or_object),
+    Annotated[Literal["auto", "none", "required"], Tag("#word")]
+    | Annotated[NamedTool, Tag("#named")]
+    | Annotated[AllowedTools, Tag("#allowed")],
+    Discriminator(_kind),
 ]
 
 
@@ -66,4 +96,4 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
     if isinstance(choice, NamedTool) and choice.function.name not in names:
         raise Problem(400, f"tools has no function {choice.function.name!r}", param="tool_choice")
     if choice == "required" and not names:
-        raise Problem(400, "tool_choice is required, but there are no tools", param="tool_choice")
+        raise Problem(400, "tool_choice asks for a call, but there are no tools", param="tool_choice")

@@ -42,4 +42,6 @@ def parse_translated(chat: Mapping[str, Any], origins: Mapping[str, str]) -> Par
     options = parsed.request.stream_options
     if options is not None and options.continuous_usage_stats:
         raise unsupported_field("stream_options.continuous_usage_stats")
-    return Parsed(request=parsed.request, ignored=tuple(map(paths.origin, parsed.ignored)), paths=paths)
+    return Parsed(
+        request=parsed.request, ignored=tuple(map(paths.origin, parsed.ignored)), paths=parsed.paths.after(paths)
+    )

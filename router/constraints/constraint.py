@@ -67,7 +67,7 @@ def _answer(request: ChatRequest, lark: Lark) -> str:
     """An expression for what follows the reasoning."""
     choice, parallel = request.tool_choice, request.parallel_tool_calls
     if _forces_calls(request):
-        assert choice is not None
+        assert isinstance(choice, str | NamedTool)
         return lark.rule(required_calls(lark, request.tools, choice, parallel=parallel))
     wanted = request.content_format()
     if wanted is None:

@@ -24,7 +24,7 @@ _EXPOSED = ("X-Request-Id", "X-Ignored-Fields", "Retry-After")  # header fields 
 
 def create_app(services: Services) -> ASGIApp:
     """The HTTP application."""
-    app = _Application(title="epd-serve", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = _Application(with_keys=services.keys.needed)
     app.include_router(make_routes(services))
 
     async def on_problem(request: Request, error: Exception) -> Response:
@@ -61,7 +61,13 @@ def create_app(services: Services) -> ASGIApp:
 
 
 class _Application(FastAPI):
+    """`with_keys`: requests need one."""
+
+    def __init__(self, *, with_keys: bool) -> None:
+        super().__init__(title="epd-serve", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+        self._with_keys = with_keys
+
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
-        document.setdefault("components", {}).setdefault("schemas", {}).update(openapi.components(BODIES))
+        openapi.complete(document, BODIES, with_keys=self._with_keys)
         return document

@@ -35,6 +35,10 @@ class Keys:
                 raise ConfigError(f"--api-key-file: there is no key in {file}")
         self._salts = {_digest(key.encode()): tenant_salt(key) for key in listed}
 
+    @property
+    def needed(self) -> bool:
+        return bool(self._salts)
+
     def salt(self, headers: Mapping[str, str]) -> bytes:
         """The salt of the tenant who sent these headers.
 

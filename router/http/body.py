@@ -7,11 +7,12 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.types import Receive
 
 from common.errors import CancelledError
+from router import strict_json
 from router.media.budget import Hold
 from router.problems import Problem
 
@@ -97,7 +98,7 @@ def parse_json(body: bytes | bytearray) -> Any:
     """Strict JSON (RFC 8259) of bounded structure. Raises Problem (400)."""
     brackets = _check_structure(body)
     try:
-        parsed = json.loads(body.decode(), parse_constant=_refuse)
+        parsed = strict_json.loads(body.decode())
     except UnicodeDecodeError:
         raise Problem(400, "the request body is not UTF-8", code="invalid_json") from None
     except RecursionError:
@@ -109,10 +110,6 @@ def parse_json(body: bytes | bytearray) -> Any:
     if _HALF_PAIR.search(body):
         _check_unicode(parsed)
     return parsed
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON value")
 
 
 def _check_unicode(parsed: Any) -> None:

@@ -43,6 +43,15 @@ _ANTHROPIC_ERROR = {
         "request_id": {"type": "string"},
     },
 }
+_KEYS = {  # each of them will do
+    "bearer": {"type": "http", "scheme": "bearer", "description": "as OpenAI's clients send the key"},
+    "x-api-key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-api-key",
+        "description": "as Anthropic's clients send the key",
+    },
+}
 _MEANING = {
     400: "The request is wrong; `error.param` names the field.",
     401: "The API key is missing or wrong.",
@@ -51,6 +60,7 @@ _MEANING = {
     413: "The body is too large.",
     415: "The body is not JSON.",
     429: "Too much is in progress; see Retry-After.",
+    431: "The header is too large.",
     500: "It is our fault.",
     503: "No server can do it now; see Retry-After.",
     504: "It took too long.",
@@ -64,12 +74,13 @@ def answers(description: str, content: Mapping[str, Any], *errors: int, error: s
     Args:
         description: of the good one, status 200.
         content: its JSON schema by content type.
-        errors: statuses that it may have besides.
+        errors: statuses that it may have besides, and besides 431, which every path may have.
         error: the schema of their bodies.
     """
     good = {"description": description, "content": {name: {"schema": schema} for name, schema in content.items()}}
     bad = {"application/json": {"schema": {"$ref": _REF.format(model=error)}}}
-    return {200: good, **{status: {"description": _MEANING[status], "content": bad} for status in errors}}
+    statuses = sorted({*errors, 431})
+    return {200: good, **{status: {"description": _MEANING[status], "content": bad} for status in statuses}}
 
 
 def body(model: type[BaseModel]) -> dict[str, Any]:
@@ -84,7 +95,22 @@ def parameter(name: str, place: str, schema: Mapping[str, Any], description: str
     return {"parameters": [entry]}
 
 
-def components(bodies: Iterable[type[BaseModel]]) -> dict[str, Any]:
-    """The schemas that paths refer to."""
+def complete(document: dict[str, Any], bodies: Iterable[type[BaseModel]], *, with_keys: bool) -> None:
+    """Adds what FastAPI does not know to its document.
+
+    Args:
+        document: is changed.
+        bodies: that paths take.
+        with_keys: requests need one, where a path says that they may be a 401.
+    """
     _, schemas = models_json_schema([(model, "validation") for model in bodies], ref_template=_REF)
-    return {"Error": _ERROR, "AnthropicError": _ANTHROPIC_ERROR, **schemas.get("$defs", {})}
+    components = document.setdefault("components", {})
+    components["schemas"] = {"Error": _ERROR, "AnthropicError": _ANTHROPIC_ERROR, **schemas.get("$defs", {})}
+    components["securitySchemes"] = _KEYS
+    security: list[dict[str, list[str]]] = [{name: []} for name in _KEYS]
+    if not with_keys:
+        security.append({})  # none will do as well
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "401" in operation["responses"]:
+                operation["security"] = security

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.pb import common_pb2
+from router import strict_json
 from router.api import messages as shapes
 from router.api.chat import MediaOptions
 from router.api.tools import Tool
@@ -110,6 +111,8 @@ class _Converter:
             content = message.content
         elif message.content is not None:
             content = [self._part(part, f"{param}.content[{i}]") for i, part in enumerate(message.content)]
+        if isinstance(message, shapes.AssistantMessage) and message.refusal:
+            content = _followed_by(content, message.refusal)
         shown: dict[str, Any] = {"role": message.role, "content": content}
         if message.role == "developer":
             shown["role"] = "system"
@@ -177,12 +180,19 @@ class _Converter:
         return self._options.model_dump(exclude_none=True) | ({"fps": fps} if fps is not None else {})
 
 
+def _followed_by(content: str | list[dict[str, Any]], text: str) -> str | list[dict[str, Any]]:
+    if not content:
+        return text
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [*parts, {"type": "text", "text": text}]
+
+
 def _call(call: shapes.ToolCall) -> dict[str, Any]:
     """Arguments are objects for a template, as transformers has it; what is none stays the text that it is."""
     arguments: Any = call.function.arguments
     if isinstance(arguments, str):
         try:
-            value = json.loads(arguments or "{}")
+            value = strict_json.loads(arguments or "{}")
         except (ValueError, RecursionError):
             value = None
         arguments = value if isinstance(value, dict) else arguments

@@ -210,13 +210,13 @@ def _append(message: dict[str, Any], text: str) -> None:
         if "text" in part:
             part["text"] += text
             return
-    raise InvalidRequestError("continue_final_message: the last message has no text to continue")
+    raise InvalidRequestError("the last message has no text that the answer could go on with")
 
 
 def _cut(rendered: str, end: str) -> str:
     """What stands before the mark `end`. The space after it is gone if the template trims: then we trim as well."""
     if (at := rendered.rfind(end)) < 0:
-        raise InvalidRequestError("continue_final_message: the chat template does not show the last message")
+        raise InvalidRequestError("the chat template does not show the last message, which the answer is to go on with")
     return rendered[:at] if rendered.startswith(" ", at + len(end)) else rendered[:at].rstrip()
 
 

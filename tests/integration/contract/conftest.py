@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from anthropic import Anthropic
@@ -20,26 +22,23 @@ KEYS = ("key-of-alice", "key-of-bob")
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Fakes that follow the script, and a router with two names for the model, two keys, and a folder of images."""
-    folder = tmp_path_factory.mktemp("contract")
+    with playing(tmp_path_factory.mktemp("contract")) as served:
+        yield served
+
+
+@contextmanager
+def playing(folder: Path, *, strict_fields: bool = False) -> Iterator[Served]:
+    """Such a system; `folder` is for its files."""
     script, config = folder / "script.json", folder / "epd.toml"
     script.write_text(json.dumps(RULES))
     config.write_text(
         f"[language]\nscript = {json.dumps(str(script))}\nrate = 600\n"
         f"[router]\nallow-private-media = true\nmedia-timeout-seconds = 2\n"
         f"allowed-local-media-path = {json.dumps(str(demo_folder() / 'images'))}\n"
+        f"strict-fields = {json.dumps(strict_fields)}\n"
     )
-    options = [
-        "--fake",
-        "--max-model-len",
-        "4096",
-        "--config",
-        str(config),
-        "--served-model-name",
-        "demo",
-        "org/demo",
-        "--api-key",
-        *KEYS,
-    ]
+    options = ["--fake", "--max-model-len", "4096", "--config", str(config)]
+    options += ["--served-model-name", "demo", "org/demo", "--api-key", *KEYS]
     with serving(demo_folder() / "model", folder / "state.json", *options) as served:
         yield served
 

@@ -1,10 +1,14 @@
-"""Images as parts of a message."""
+"""Images as parts of a message, and a server to fetch them from."""
 
 from __future__ import annotations
 
 import base64
 import struct
+import threading
 import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
@@ -25,3 +29,29 @@ def data_uri(data: bytes, kind: str = "image/png") -> str:
 
 def image_part(data: bytes, **fields: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": data_uri(data), **fields}}
+
+
+@contextmanager
+def web_server(files: Mapping[str, tuple[str, bytes]]) -> Iterator[str]:
+    """The URL of a server that has these files: their types and contents by path."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            kind, data = files.get(self.path, ("text/plain", b""))
+            self.send_response(200 if data else 404)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -89,7 +89,7 @@ def test_special_tokens_and_ids(client: OpenAI) -> None:
 def test_roles(client: OpenAI) -> None:
     messages = [
         {"role": "developer", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "Greet "}, {"type": "text", "text": "me."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Greet "}, "m", {"text": "e."}]},
         {"role": "assistant", "content": [{"type": "text", "text": "Hi."}, {"type": "refusal", "refusal": " No."}]},
         {"role": "user", "name": "bob", "content": "Again."},
     ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from openai import BadRequestError, OpenAI
 
 from deploy.programs import demo_folder
 from tests.integration.contract.asking import ask, text_of
-from tests.integration.contract.media import data_uri, image_part, png
+from tests.integration.contract.media import data_uri, image_part, png, web_server
 
 SMALL = png(128, 128)  # 4 x 4 visual tokens, the least that the checkpoint allows
 WIDE = png(1280, 640)
@@ -20,25 +18,8 @@ WIDE = png(1280, 640)
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[str]:
-    """The URL of a server that has an image at every path but /missing."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(404 if self.path == "/missing" else 200)
-            self.send_header("content-type", "image/png")
-            self.send_header("content-length", str(len(SMALL)))
-            self.end_headers()
-            self.wfile.write(SMALL)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with web_server({"/image": ("image/png", SMALL)}) as url:
+        yield url
 
 
 def rows(client: OpenAI, *parts: dict[str, Any], **fields: Any) -> int:
@@ -63,6 +44,7 @@ def test_ways_to_name_an_image(client: OpenAI, web: str) -> None:
         assert rows(client, {"type": "image_url", "image_url": {"url": url}}) == 16
         assert rows(client, {"type": "image_url", "image_url": url}) == 16
         assert rows(client, {"type": "input_image", "image_url": url}) == 16
+        assert rows(client, {"image_url": {"url": url}}) == 16
     assert rows(client, {"type": "image_url", "image_url": {"url": file}}) > 16
     assert rows(client, *[image_part(png(128, 128, shade)) for shade in range(5)]) == 80
 

@@ -43,6 +43,7 @@ def test_parse(client: OpenAI) -> None:
         {"response_format": {"type": "text"}},
         {"response_format": {"type": "json_object"}},
         {"response_format": STRICT},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "any"}}},
         {"response_format": TAGS},
         {"extra_body": {"guided_json": SCHEMA}},
         {"extra_body": {"guided_json": json.dumps(SCHEMA), "guided_whitespace_pattern": " ?"}},

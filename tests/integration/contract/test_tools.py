@@ -29,6 +29,12 @@ TOOL = {
     },
 }
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
+OTHER = {"type": "function", "function": {"name": "other", "parameters": {}}}
+
+
+def allowing(mode: str, *tools: str) -> dict[str, Any]:
+    named = [{"type": "function", "function": {"name": tool}} for tool in tools]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
 
 
 def test_a_call_and_its_result(client: OpenAI) -> None:
@@ -91,6 +97,20 @@ def test_choices_that_call(client: OpenAI, choice: Any, reason: str) -> None:
     assert chunks[-1].choices[0].finish_reason == reason
 
 
+def test_some_of_the_tools(client: OpenAI) -> None:
+    """Those that may not be called are not in the prompt."""
+    alone = ask(client, "Weather?", tools=[TOOL])
+    for mode in ("auto", "required"):
+        answer = ask(client, "Weather?", tools=[OTHER, TOOL], tool_choice=allowing(mode, "get_weather"))
+        assert len(answer.choices[0].message.tool_calls or []) == 1
+        assert answer.usage.prompt_tokens == alone.usage.prompt_tokens  # type: ignore[union-attr]
+    bad = {**TOOL["function"], "parameters": {"type": "thing"}, "strict": True}  # type: ignore[dict-item]
+    tools = [OTHER, {"type": "function", "function": bad}]
+    with pytest.raises(BadRequestError) as caught:
+        ask(client, "Weather?", tools=tools, tool_choice=allowing("auto", "get_weather"))
+    assert caught.value.param == "tools[1].function.parameters"
+
+
 def test_without_tools_a_call_is_text(client: OpenAI) -> None:
     for fields in ({}, {"tools": [TOOL], "tool_choice": "none"}, {"tools": []}):
         (choice,) = ask(client, "Weather?", **fields).choices
@@ -120,6 +140,7 @@ def test_the_clients_own_parsing(client: OpenAI) -> None:
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": allowing("auto", "other")}, "tool_choice.allowed_tools.tools[0]"),
         ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
         ({"functions": [TOOL["function"]]}, "functions"),

@@ -45,7 +45,21 @@ BODIES: list[tuple[Any, str | None]] = [
     (part(type="image_url", image_url={"url": 7}), "messages[0].content[0].image_url.url"),
     (part(type="image_url", image_url={"url": "data:,", "detail": "x"}), "messages[0].content[0].image_url.detail"),
     (part(type="input_audio", input_audio={"data": "", "format": "wav"}), "messages[0].content[0]"),
+    (part(type=[], text="hi"), "messages[0].content[0]"),
+    (part(smell="roses"), "messages[0].content[0]"),
+    (part(text=7), "messages[0].content[0].text"),
+    (part(image_url={"url": 7}), "messages[0].content[0].image_url.url"),
+    (part(type="image_url", image_url={"url": "data:,"}, uuid=7), "messages[0].content[0].uuid"),
+    (part(type="image_url", image_url={"url": "data:,"}, detail="x"), "messages[0].content[0].detail"),
+    (part(type="image_url", image_url={"object": {}, "url": 7}), "messages[0].content[0].image_url.url"),
+    (part(type="input_image", image_url="data:,", detail=7), "messages[0].content[0].detail"),
+    (part(type="video_url", video_url={"url": "data:,"}, uuid=""), "messages[0].content[0].uuid"),
+    (part(type="video", video=["data:,"], fps=0), "messages[0].content[0].fps"),
+    (part(type="video", video=["data:,"], uuid=7), "messages[0].content[0].uuid"),
     (part(type="video", video=[]), "messages[0].content[0].video"),
+    ({"messages": [{"role": "user", "content": {"list": 1}}]}, "messages[0].content"),
+    ({"messages": [{"role": "assistant", "content": [image(b"good")]}, USER]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "assistant", "content": "a", "refusal": 5}, USER]}, "messages[0].refusal"),
     (body_of("hi", temperature="hot"), "temperature"),
     (body_of("hi", temperature=-1), "temperature"),
     (body_of("hi", temperature=True), "temperature"),
@@ -58,7 +72,6 @@ BODIES: list[tuple[Any, str | None]] = [
     (body_of("hi", n=1.5), "n"),
     (body_of("hi", max_tokens=0), "max_tokens"),
     (body_of("hi", max_tokens="9"), "max_tokens"),
-    (body_of("hi", max_tokens=5, max_completion_tokens=6), "max_completion_tokens"),
     (body_of("hi", max_tokens=5, min_tokens=6), "min_tokens"),
     (body_of("hi", seed=2**65), "seed"),
     (body_of("hi", stop=""), "stop"),
@@ -85,6 +98,7 @@ BODIES: list[tuple[Any, str | None]] = [
     (body_of("hi", tools=[{"type": "function"}]), "tools[0].function"),
     (body_of("hi", tool_choice="required"), "tool_choice"),
     (body_of("hi", guided_json={"type": "no such"}), "guided_json"),
+    (body_of("hi", guided_json='{"minimum": 1e999}'), "guided_json"),
     (body_of("hi", guided_json='{"a":' * 1000 + "1" + "}" * 1000), "guided_json"),
     (body_of("hi", structured_outputs={}), "structured_outputs"),
     (body_of("hi", structured_outputs={"xml": "<a/>", "json": None}), "structured_outputs"),
@@ -185,6 +199,33 @@ async def test_not_even_json(config: Any) -> None:
         )
         assert (response.status_code, response.json()["error"]["code"]) == (415, "invalid_content_type")
         await _still_well(router)
+
+
+async def test_numbers_that_are_infinite() -> None:
+    """Nobody could read them where they are shown again, in an answer or a prompt."""
+    schema = {"type": "object", "properties": {"a": {"maximum": "HERE"}}}
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/chat/completions", body_of("hi", metadata={"a": "HERE"})),
+        ("/v1/chat/completions", body_of("hi", chat_template_kwargs={"a": "HERE"})),
+        ("/v1/chat/completions", body_of("hi", tools=[{"function": {"name": "f", "parameters": schema}}])),
+        ("/v1/completions", {"prompt": "hi", "metadata": {"a": "HERE"}}),
+        ("/v1/responses", {"input": "hi", "metadata": {"a": "HERE"}}),
+        ("/v1/responses", {"input": "hi", "tools": [{"type": "function", "name": "f", "parameters": schema}]}),
+        ("/v1/messages", {"max_tokens": 1, "messages": [USER], "tools": [{"name": "f", "input_schema": schema}]}),
+        ("/v1/messages/count_tokens", {"messages": [USER], "chat_template_kwargs": {"a": "HERE"}}),
+        ("/tokenize", {"messages": [USER], "chat_template_kwargs": {"a": "HERE"}}),
+        ("/detokenize", {"tokens": [1], "metadata": "HERE"}),
+    ]
+    async with system(says("ok")) as (router, (language,), _):
+        for path, body in bodies:
+            for number in ("1e999", "-1e999"):
+                content = json.dumps(body).replace('"HERE"', number).encode()
+                response = await router.client.post(path, content=content)
+                assert response.status_code == 400, (path, response.text)
+                error = response.json()["error"]
+                assert f"{number} is too large" in error["message"]
+                assert error.get("code", "invalid_json") == "invalid_json"  # Anthropic's errors have no code
+        assert not language.served
 
 
 async def test_bodies_that_are_too_large(config: Any) -> None:

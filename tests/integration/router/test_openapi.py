@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.integration.router.system import CONFIG, routing
 
-OF_GENERATION = {"200", "400", "401", "404", "408", "413", "415", "429", "500", "503", "504"}
+OF_GENERATION = {"200", "400", "401", "404", "408", "413", "415", "429", "431", "500", "503", "504"}
 
 
 @pytest.fixture
@@ -74,9 +75,24 @@ async def test_each_operation_says_what_it_takes_and_how_it_answers(document: di
                 assert content["schema"], (shown, content_type)
                 if status >= "400" and not (path == "/ready" and status == "503"):
                     assert content["schema"]["$ref"].endswith("Error"), shown
+        assert "431" in operation["responses"], shown
         if method == "post":
             assert set(operation["responses"]) == OF_GENERATION, shown
             (body,) = operation["requestBody"]["content"].values()
             schema = document["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]]
             assert schema["type"] == "object", shown
             assert schema["properties"], shown
+
+
+@pytest.mark.parametrize("keys", [(), ("a-key",)])
+async def test_it_says_where_a_key_is_needed(keys: tuple[str, ...]) -> None:
+    async with routing(replace(CONFIG, api_key=keys), until=None) as router:
+        document = json.loads((await router.client.get("/openapi.json")).content)
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["bearer"]["scheme"] == "bearer"
+    assert (schemes["x-api-key"]["in"], schemes["x-api-key"]["name"]) == ("header", "x-api-key")
+    either: list[Any] = [{"bearer": []}, {"x-api-key": []}]
+    for path, method, operation in operations(document):
+        needs = path.startswith("/v1/") or path in ("/tokenize", "/detokenize", "/servers")
+        expected = either + ([] if keys else [{}]) if needs else None
+        assert operation.get("security") == expected, f"{method} {path}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from openai import AsyncOpenAI
 
 from common.pb import language_pb2
 from tests.integration.router.peers import EOS
-from tests.integration.router.system import body_of, events_of, ids_of, says, system
+from tests.integration.router.system import CONFIG, body_of, events_of, ids_of, says, system
 
 
 async def test_an_answer() -> None:
@@ -193,22 +195,25 @@ async def test_a_client_that_leaves() -> None:
         assert router.services.budget.used == 0
 
 
-async def test_a_silent_stream_is_kept_alive() -> None:
-    from dataclasses import replace
+@pytest.mark.parametrize(("tokens", "said"), [(0, ""), (1, "one")])
+async def test_a_silent_stream_is_kept_alive(tokens: int, said: str) -> None:
+    """While its prompt is worked on, and in the middle of the answer."""
 
-    from tests.integration.router.system import CONFIG
+    def text(lines: list[str]) -> str:
+        chunks = [chunk for chunk in events_of("\n".join(lines)) if chunk != "[DONE]"]
+        return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
 
     async with system(says("one two"), config=replace(CONFIG, keep_alive_seconds=0.05)) as (router, (language,), _):
-        language.pace = asyncio.Semaphore(1)
+        language.pace = asyncio.Semaphore(tokens)
         async with router.client.stream("POST", "/v1/chat/completions", json=body_of("hi", stream=True)) as response:
-            lines = response.aiter_lines()
+            lines, seen = response.aiter_lines(), [""]
             async with asyncio.timeout(5):
-                while await anext(lines) != ": keep-alive":
-                    pass
-            language.pace.release()
-            language.pace.release()
-            language.pace.release()
+                while seen[-1] != ": keep-alive" or text(seen) != said:
+                    seen.append(await anext(lines))
+            for _ in range(3):
+                language.pace.release()
             rest = [line async for line in lines]
+    assert text(seen + rest) == "one two"
     assert rest[-2:] == ["data: [DONE]", ""]
 
 

@@ -17,7 +17,10 @@ from tests.serving import TIMEOUT, Served, serving
 def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """In float32, in which answers are the reference's to the token."""
     folder = tmp_path_factory.mktemp("seeing")
-    options = ["--dtype", "float32", "--served-model-name", "demo", "--kv-cache-bytes", "64MiB"]
+    config = folder / "epd.toml"
+    config.write_text("[router]\nallow-private-media = true\n")
+    options = ["--config", str(config)]
+    options += ["--dtype", "float32", "--served-model-name", "demo", "--kv-cache-bytes", "64MiB"]
     with serving(demo_folder() / "model", folder / "state.json", *options) as served:
         yield served
 

@@ -18,6 +18,7 @@ from tests.integration.seeing.pictures import CIRCLE, CLIP, OTHER, PICTURE, fram
 
 COLOUR, RED = "What colour is the circle?", "It is red."
 PLACE = "Where is the red circle?"
+THINK = "Think first: what is 3 plus 4?"
 BOX = CIRCLE.box(PICTURE.width, PICTURE.height)
 TOOLS = [WEATHER.schema()]
 
@@ -188,8 +189,33 @@ def test_tools(client: OpenAI) -> None:
 
 
 def test_thoughts(client: OpenAI) -> None:
-    answer = ask(client, "Think first: what is 3 plus 4?", temperature=0)
+    answer = ask(client, THINK, temperature=0)
     (choice,) = answer.choices
     assert (choice.message.content, choice.message.reasoning_content) == ("7", "3 plus 4 is 7.")  # type: ignore[attr-defined]
     details = answer.usage.completion_tokens_details  # type: ignore[union-attr]
     assert 0 < details.reasoning_tokens < answer.usage.completion_tokens  # type: ignore[union-attr,operator]
+    chunks = stream(client, THINK, temperature=0)
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    thoughts = [getattr(delta, "reasoning_content", None) or "" for delta in deltas]
+    assert ("".join(thoughts), streamed_text(chunks)) == ("3 plus 4 is 7.", "7")
+    assert sum(map(bool, thoughts)) > 1, "it comes as it is thought"
+    assert not any(thought and delta.content for thought, delta in zip(thoughts, deltas, strict=True))
+    hidden = ask(client, THINK, temperature=0, extra_body={"include_reasoning": False})
+    assert hidden.choices[0].message.to_dict() == {"role": "assistant", "content": "7", "refusal": None}
+    assert hidden.usage.completion_tokens == answer.usage.completion_tokens  # type: ignore[union-attr]
+    silent = stream(client, THINK, temperature=0, extra_body={"include_reasoning": False})
+    assert streamed_text(silent) == "7"
+    assert not any("reasoning" in chunk.choices[0].delta.to_dict() for chunk in silent)
+
+
+def test_usage_so_far(client: OpenAI) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = stream(client, seen(COLOUR, PICTURE), temperature=0, stream_options=options)
+    usages = [chunk.usage for chunk in (*chunks, last)]
+    counts = [usage.completion_tokens for usage in usages if usage is not None]
+    assert len(counts) == len(usages)
+    assert counts == sorted(counts)
+    assert counts[0] < 2
+    assert counts[-1] == look(client).usage.completion_tokens  # type: ignore[union-attr]
+    assert len(set(counts)) > 3
+    assert len({usage.prompt_tokens for usage in usages if usage is not None}) == 1

@@ -39,6 +39,32 @@ def test_completions(client: OpenAI) -> None:
     assert scores[0] > scores[1] + 5, "what was learnt is likelier"
 
 
+def test_many_completions(client: OpenAI) -> None:
+    """Lists of texts, and several answers to each."""
+    prompts = [f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n" for said in ("Hello!", "Thank you!")]
+    fields: dict[str, Any] = {"model": "demo", "prompt": prompts, "temperature": 0, "max_tokens": 40, "n": 2}
+    whole = strict(client.completions.create(**fields))
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in whole.choices] == [GREETING, GREETING, "You're welcome!", "You're welcome!"]
+    texts = [""] * 4
+    with client.completions.create(**fields, stream=True) as chunks:
+        for chunk in chunks:
+            for choice in chunk.choices:
+                texts[choice.index] += choice.text
+    assert texts == [choice.text for choice in whole.choices]
+    hot = client.completions.create(**{**fields, "temperature": 3.0, "seed": 7, "max_tokens": 12})
+    assert len({choice.text for choice in hot.choices}) == 4
+
+
+def test_models_and_tokens(client: OpenAI) -> None:
+    (card,) = client.models.list()
+    assert (strict(card).id, client.models.retrieve("demo")) == ("demo", card)
+    told: Any = client.post("../tokenize", cast_to=object, body={"prompt": HELLO})
+    assert told["max_model_len"] == card.max_model_len  # type: ignore[attr-defined]
+    back = client.post("../detokenize", cast_to=object, body={"tokens": told["tokens"]})
+    assert back == {"prompt": HELLO}
+
+
 def test_responses(client: OpenAI) -> None:
     content = [{"type": "input_image", "image_url": data_uri(IMAGE)}, {"type": "input_text", "text": COLOUR}]
     fields: dict[str, Any] = {"model": "demo", "input": [{"role": "user", "content": content}], "temperature": 0}

@@ -162,7 +162,12 @@ def test_an_answer_without_a_word() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "shown"),
-    [("", {}), ('{"a": "b', {}), ('{"a": 1, "b": [2', {"a": 1, "b": [2]}), ("nothing", {"arguments": "nothing"})],
+    [
+        ("", {}),
+        ('{"a": "b', {}),
+        ('{"a": 1, "b": [2', {"a": 1, "b": [2]}),
+        *((text, {"arguments": text}) for text in ("nothing", '{"a": NaN}', '{"a": -1e999}')),
+    ],
 )
 def test_input_that_was_not_written_to_its_end(arguments: str, shown: dict[str, Any]) -> None:
     calls = (CallDelta(index=0, id="call_a", name="f", arguments=arguments),)

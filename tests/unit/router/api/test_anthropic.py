@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from router.answer.anthropic import error_body
 from router.api.anthropic import MessagesRequest, parse_count_request, parse_messages_request
 from router.api.request import Parsed
 from router.problems import Problem
@@ -121,7 +123,14 @@ def test_an_answer_that_has_begun() -> None:
     assert not parse(begun, HI).request.chat.continue_final_message
     call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     assert fault(HI, {"role": "assistant", "content": [call]}) == "messages[1]"
-    assert fault(HI, {"role": "assistant", "content": []}) == "messages[1]"
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+@pytest.mark.parametrize("content", ["", []])
+def test_every_turn_says_something(role: str, content: Any) -> None:
+    """As at Anthropic, but for a last turn of the assistant: an answer has nothing to go on with there."""
+    assert fault({"role": role, "content": content}, HI) == "messages[0].content"
+    assert fault(HI, {"role": role, "content": content}) == "messages[1].content"
 
 
 def test_options() -> None:
@@ -212,6 +221,23 @@ def test_thinking() -> None:
 )
 def test_what_is_refused(fields: dict[str, Any], param: str) -> None:
     assert fault(**fields) == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tool_choice": {"type": "any"}}, "tool_choice asks for a call, but there are no tools"),
+        (
+            {"tools": [{"type": "bash_20250124", "name": "bash"}]},
+            "tools[0].type: this server has no tools of its own, such as 'bash_20250124'",
+        ),
+        ({"min_tokens": 50}, "min_tokens is 50; the answer may have only 9 tokens"),
+    ],
+)
+def test_errors_are_in_the_words_of_this_api(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parse(**fields)
+    assert json.loads(error_body(caught.value, "r"))["error"]["message"] == message
 
 
 @pytest.mark.parametrize(

@@ -129,20 +129,32 @@ def test_options() -> None:
     assert given.mm_processor_kwargs.max_pixels == 5
     assert request.summary
     assert not parse().request.summary
+    assert parse(max_tokens=5, max_output_tokens=6).request.chat.wanted_tokens == 6
     assert parse(top_logprobs=0).request.chat.wanted_logprobs == 0
     assert parse().request.chat.wanted_logprobs is None
 
 
 def test_allowed_tools() -> None:
-    other = {**TOOL, "name": "listen", "parameters": 5}
+    other = {**TOOL, "name": "listen"}
     choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "look"}]}
-    request = parse(tools=[other, TOOL], tool_choice=choice).request
+    parsed = parse(tools=[other, TOOL], tool_choice=choice)
+    request = parsed.request
+    assert parsed.paths.origin("tools[0].function.parameters") == "tools[1].parameters"
     assert [tool.function.name for tool in request.chat.tools] == ["look"]
     assert request.chat.tool_choice == "required"
     assert request.echo["tool_choice"] == choice
-    assert fault(tools=[TOOL], tool_choice={**choice, "tools": [{"name": "x"}]})[0] == "tool_choice.tools[0]"
+    for wrong, param in (
+        ({"tools": [{"name": "x"}]}, "tool_choice.tools[0]"),
+        ({"tools": [{"type": "function"}]}, "tool_choice.tools[0].name"),
+        ({"tools": [{"type": "mcp", "name": "look"}]}, "tool_choice.tools[0].type"),
+        ({"tools": [5]}, "tool_choice.tools[0]"),
+        ({"tools": None}, "tool_choice.tools"),
+        ({"tools": []}, "tool_choice"),
+        ({"mode": "perhaps"}, "tool_choice.mode"),
+    ):
+        assert fault(tools=[TOOL, other], tool_choice={**choice, **wrong})[0] == param
     choice["tools"] = [{"type": "function", "name": "listen"}]
-    assert fault(tools=[TOOL, other], tool_choice=choice)[0] == "tools[1].parameters"
+    assert fault(tools=[TOOL, {**other, "parameters": 5}], tool_choice=choice)[0] == "tools[1].parameters"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +178,6 @@ def test_allowed_tools() -> None:
         ),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"guided_regex": "a"}, "guided_regex"),
-        ({"max_tokens": 5, "max_output_tokens": 6}, "max_output_tokens"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format"),
@@ -205,6 +216,12 @@ def test_what_is_refused(fields: dict[str, Any], param: str) -> None:
 def test_input_that_is_refused(given: Any, param: str) -> None:
     assert fault(given)[0] == param
     assert fault(given, instructions="shifts all messages by one")[0] == param
+
+
+def test_errors_are_in_the_words_of_this_api() -> None:
+    assert fault(max_output_tokens=5, min_tokens=6)[1] == "min_tokens is 6; the answer may have only 5 tokens"
+    assert fault(tools=[{"type": "mcp"}])[1] == "tools[0].type: only functions can be tools here, not 'mcp'"
+    assert fault(tool_choice="required")[1] == "tool_choice asks for a call, but there are no tools"
 
 
 def test_what_is_not_stored_is_explained() -> None:

@@ -157,6 +157,11 @@ def json_schema(schema: Any, **fields: Any) -> dict[str, Any]:
     ("fields", "good", "bad"),
     [
         ({"response_format": {"type": "json_object"}}, ['{"a": [1]}', "{}"], ["[]", "x", '{"a": 1} x', ""]),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": True}}},
+            ['{"a": [1]}', "{}"],
+            ["[]", "x"],
+        ),
         ({"response_format": json_schema(CITY)}, ['{"city": "x"}', '{"city":"x","days":1}'], ['{"days": 1}', "{}"]),
         ({"guided_json": CITY}, ['{"city": "x"}'], ["{}"]),
         ({"guided_json": json.dumps(CITY)}, ['{"city": "x"}'], ["{}"]),

@@ -40,6 +40,15 @@ def test_what_json_leaves_open() -> None:
         parse_json(b'{"n": ' + b"9" * 5000 + b"}")
 
 
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" * 400 + ".0"])
+def test_numbers_are_finite(literal: str) -> None:
+    for body in (literal, f'{{"a": [{literal}]}}'):
+        with pytest.raises(Problem, match="not valid JSON") as refused:
+            parse_json(body.encode())
+        assert (refused.value.status, refused.value.code) == (400, "invalid_json")
+    assert parse_json(b"[1e308, -1e308, 1e-999, 0.1]") == [1e308, -1e308, 0.0, 0.1]
+
+
 @pytest.mark.parametrize("text", ["\U0001f30b", "\\ud83d", "a\U0001f30b\U0001f30b", "\\\U0001f30b"])
 def test_pairs_of_surrogates_are_characters(text: str) -> None:
     assert parse_json(json.dumps([text]).encode()) == [text]

@@ -61,13 +61,14 @@ def test_an_assistant_message_as_the_template_sees_it() -> None:
         {"function": {"name": "f", "arguments": ""}},
         {"function": {"name": "f", "arguments": "[1]"}},  # no object: as it is
         {"function": {"name": "f", "arguments": "["}},
+        {"function": {"name": "f", "arguments": '{"x": 1e999}'}},
         {"function": {"name": "f", "arguments": "[" * 100_000}},
     ]
     (shown,) = conversation({"role": "assistant", "content": None, "reasoning": "hm", "tool_calls": calls}).messages
     assert shown["content"] == ""
     assert shown["reasoning_content"] == "hm"
     arguments = [call["function"]["arguments"] for call in shown["tool_calls"]]
-    assert arguments == [{"x": [1, "é"]}, {"x": 1}, {}, "[1]", "[", "[" * 100_000]
+    assert arguments == [{"x": [1, "é"]}, {"x": 1}, {}, "[1]", "[", '{"x": 1e999}', "[" * 100_000]
     refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}, {"type": "text", "text": "!"}]}
     assert conversation(refusal).messages[0]["content"] == [
         {"type": "text", "text": "no"},

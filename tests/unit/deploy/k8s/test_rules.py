@@ -60,22 +60,3 @@ def test_autoscalers_keep_the_rules(base: Manifests) -> None:
     assert len(SCALERS) == len(ROLES)
     scaled = Manifests([*base.objects, *(yaml.safe_load(path.read_text()) for path in SCALERS)])
     assert broken(scaled) == []
-
-
-def test_the_adapter_makes_the_metrics_that_autoscalers_ask_for() -> None:
-    (rule,) = yaml.safe_load((K8S / "prometheus" / "adapter-rules.yaml").read_text())["rules"]["custom"]
-    asked = {
-        metric["pods"]["metric"]["name"]
-        for path in SCALERS
-        for metric in yaml.safe_load(path.read_text())["spec"]["metrics"]
-        if metric["type"] == "Pods"
-    }
-    names, _, _ = rule["seriesQuery"].partition('",')
-    assert set(names.removeprefix('{__name__=~"').split("|")) == asked
-
-
-def test_prometheus_is_told_ports_that_exist(base: Manifests) -> None:
-    monitor = yaml.safe_load((K8S / "prometheus" / "pod-monitor.yaml").read_text())
-    told = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
-    for workload in base.workloads:
-        assert told & workload.port_names.keys(), workload.role

@@ -128,7 +128,7 @@ class Exchange(Response, Generic[RequestT]):
         stack.push_async_callback(generation.close, "the request has ended")
         watcher = asyncio.create_task(_watch(receive, generation))
         stack.callback(watcher.cancel)
-        headers = services.unknown_fields.note(parsed.ignored)
+        headers = services.unknown_fields.note(parsed.ignored, self._id)
         self._paths = parsed.paths  # what comes from here on speaks of the request as it was translated
         endpoint = self._endpoint
         if isinstance(endpoint, PromptEndpoint):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.tracing import check_tracing
 from tests.k8s.manifests import K8S, ROLES, Manifests, as_written
 from tests.k8s.rules import broken
 
@@ -54,6 +55,32 @@ def test_what_kustomizations_name_is_there(folder: Path) -> None:
         assert (patch["kind"], role) in [("Deployment", known) for known in ROLES], name
         containers = patch["spec"]["template"]["spec"].get("containers", [])
         assert [found["name"] for found in containers] in ([], [role]), name
+
+
+def test_traces_are_sent_where_they_may_go(base: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = K8S / "components" / "tracing"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    (generator,) = kustomization["configMapGenerator"]
+    data = dict(literal.split("=", 1) for literal in generator["literals"])
+    base = Manifests([*base.objects, {"kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data}])
+    for path in kustomization["patches"]:
+        patch = yaml.safe_load((folder / path["path"]).read_text())
+        (container,) = patch["spec"]["template"]["spec"]["containers"]
+        base.workload(container["name"]).container.update(container)
+    assert broken(base) == []
+    policy = yaml.safe_load((folder / "network.yaml").read_text())
+    (namespace,) = [
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for rule in policy["spec"]["egress"]
+        for peer in rule["to"]
+        if rule["ports"] == [{"port": 4318}]
+    ]
+    for workload in base.workloads:
+        endpoint = workload.environ["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        assert endpoint.endswith(f".{namespace}:4318"), workload.role
+        for name, value in workload.environ.items():
+            monkeypatch.setenv(name, value)
+        assert check_tracing()
 
 
 def test_autoscalers_keep_the_rules(base: Manifests) -> None:

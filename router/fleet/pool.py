@@ -81,6 +81,7 @@ class Pool(Generic[ServerT]):
         self._resolve = resolver
         self.servers: dict[str, ServerT] = {}
         self.unresolved: dict[str, str] = {}  # name -> why
+        self._last: dict[str, list[str]] = {}  # name -> what it stood for when it was last resolved
 
     def ready(self, avoid: Collection[ServerT] = (), pin: ServerT | None = None) -> list[ServerT]:
         """Those that take something new, or of these only `pin`."""
@@ -99,24 +100,23 @@ class Pool(Generic[ServerT]):
                 await asyncio.sleep(self._interval)
 
     async def _update(self, tasks: asyncio.TaskGroup) -> None:
-        found: set[str] = set()
         for address in self._addresses:
             try:
-                found.update(await self._resolve(address))
+                self._last[address] = await self._resolve(address)
                 self.unresolved.pop(address, None)
             except OSError as error:
                 if address not in self.unresolved:
                     log.warning("can't resolve %s: %s", address, error.strerror or error)
+                # That says nothing about the servers which it had.
                 self.unresolved[address] = f"{address} can't be resolved"
+        found = {address for addresses in self._last.values() for address in addresses}
         for address in found - self.servers.keys():
             server = self.servers[address] = self._make(address)
             tasks.create_task(self._watch(server), name=str(server))
-        # A name that can't be resolved just now says nothing about its servers.
-        if not self.unresolved:
-            for address in self.servers.keys() - found:
-                if not self.servers[address].removed:
-                    log.info("%s is no longer among the addresses", self.servers[address])
-                self.servers[address].removed = True
+        for address in self.servers.keys() - found:
+            if not self.servers[address].removed:
+                log.info("%s is no longer among the addresses", self.servers[address])
+            self.servers[address].removed = True
         for address in found:
             self.servers[address].removed = False
 

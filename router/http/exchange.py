@@ -205,6 +205,7 @@ class Exchange(Response, Generic[RequestT]):
                     if not await incoming.discard():
                         headers["connection"] = "close"
                     await _respond(send, problem.status, headers, self._endpoint.problem(problem, self._id))
+        self._services.refusals.note_key(problem, self._request.scope)
         if problem.status >= 429:
             kind = str(problem.status)
             self._services.warn.warning(kind, "%s %s", kind, problem.message, extra={"request_id": self._id})

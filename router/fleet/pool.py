@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Generic, TypeVar
 
 import xxhash
 
-from common.metrics import split_address
+from common.transport.address import resolve_all
 from router.fleet.servers import Server
 
 log = logging.getLogger(__name__)
@@ -42,21 +41,6 @@ def choose(servers: Sequence[ServerT], key: bytes, load: Callable[[ServerT], flo
     return max(fit, key=lambda server: xxhash.xxh3_64_intdigest(server.address.encode() + b"\0" + key))
 
 
-async def resolve(address: str) -> list[str]:
-    """ "ip:port" of every address that a "host:port" has now; the IPv4 ones if there are any, so that a server which
-    listens on both is not met twice.
-
-    Raises:
-        OSError: the name can't be resolved.
-    """
-    host, port = split_address(address)
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    v4 = sorted({str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET})
-    v6 = sorted({str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET6})
-    return [f"{ip}:{port}" for ip in v4] or [f"[{ip}]:{port}" for ip in v6]
-
-
 class Pool(Generic[ServerT]):
     """All servers of a role, kept up to date with the DNS.
 
@@ -64,7 +48,7 @@ class Pool(Generic[ServerT]):
         addresses: "host:port"; a name stands for all its addresses.
         make: a server at an "ip:port".
         interval: seconds between two look-ups.
-        resolver: see `resolve`.
+        resolver: see `resolve_all`.
     """
 
     def __init__(
@@ -73,7 +57,7 @@ class Pool(Generic[ServerT]):
         make: Callable[[str], ServerT],
         *,
         interval: float,
-        resolver: Callable[[str], Awaitable[list[str]]] = resolve,
+        resolver: Callable[[str], Awaitable[list[str]]] = resolve_all,
     ) -> None:
         self._addresses = addresses
         self._make = make

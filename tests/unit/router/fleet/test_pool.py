@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from router.fleet.pool import Pool, choose, resolve
+from router.fleet.pool import Pool, choose
 from router.fleet.servers import EncodeServer, Server
 
 
@@ -117,11 +117,3 @@ async def test_a_name_that_can_not_be_resolved_keeps_nobody_of_another() -> None
     assert pool.unresolved.keys() == {"b:1", "typo:1"}
     running.cancel()
     await asyncio.wait([running])
-
-
-async def test_resolve() -> None:
-    assert await resolve("127.0.0.1:9001") == ["127.0.0.1:9001"]
-    assert await resolve("[::1]:9001") == ["[::1]:9001"]
-    assert "127.0.0.1:9001" in await resolve("localhost:9001")
-    with pytest.raises(OSError):
-        await resolve("no-such-host.invalid:1")

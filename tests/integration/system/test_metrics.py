@@ -89,10 +89,10 @@ def test_counters_are_what_answers_say(served: Served, client: OpenAI) -> None:
     assert shipped == language['epd_transfer_bytes_total{transport="zmq"}'] > 0
     assert shipped == encode['epd_cache_bytes{cache="embeddings"}'] == language['epd_cache_bytes{cache="inbox"}']
 
-    two = ask(client, TEXT, n=2)
+    two, again = ask(client, TEXT, n=2), ask(client, TEXT)
     held = [ask(client, "hi", response_format=HELD, max_tokens=200, extra_body={}) for _ in range(2)]
-    usages = [first, second, two, *held]
-    choices = 6
+    usages = [first, second, two, again, *held]
+    choices = 7
     output = sum(usage.completion_tokens for usage in usages)
     prompts = sum(usage.prompt_tokens for usage in usages)
     language = settled(served, "language", "epd_requests_finished_total", choices)

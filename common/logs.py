@@ -123,10 +123,12 @@ class RateLimitedLog:
         self._logger = logger
         self._limiter = _Limiter(interval, clock)
 
-    def warning(self, kind: str, message: str, *args: object, extra: Mapping[str, object] | None = None) -> None:
-        """`extra`: fields of the line."""
-        if (note := self._limiter.note(kind)) is not None:
-            self._logger.warning(message + note, *args, extra=extra)
+    def warning(self, kind: str, message: str, *args: object, extra: Mapping[str, object] | None = None) -> bool:
+        """Whether there is a line. `extra`: its fields."""
+        if (note := self._limiter.note(kind)) is None:
+            return False
+        self._logger.warning(message + note, *args, extra=extra)
+        return True
 
     def error(
         self,

@@ -34,7 +34,11 @@ def format_size(count: int) -> str:
 
 def parse_address(text: str) -> str:
     """`text` if it is "HOST:PORT", ":PORT" or "[V6]:PORT"; ValueError if not."""
-    split_address(text)
+    host, _ = split_address(text)
+    try:
+        host.encode("idna")  # as whoever looks it up will
+    except UnicodeError:
+        raise ValueError(f"{text!r} has no host's name: its parts between dots have 1 to 63 characters") from None
     return text
 
 

@@ -1,7 +1,7 @@
 """What one `Encode` stream did and how it ended, told once to whoever keeps account of it; for real servers and fakes.
 
-One line a stream goes to the log, at debug: a busy server has hundreds of them a second, and the router's line of the
-request names all of its stages.
+One line a stream goes to the log. At info it is there if the stream failed, else at debug: a busy server has hundreds
+of them a second, and the router's line of the request names all of its stages.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from common.errors import EPDError, InternalError
 from common.logs import RateLimitedLog, whereabouts
@@ -20,6 +20,7 @@ from encode_server.metrics import EncodeMetrics
 
 log = logging.getLogger(__name__)
 
+_NO_FAILURE: Mapping[str, str] = {}
 _KINDS = {kind: name.lower() for name, kind in common_pb2.MediaKind.items()}
 
 
@@ -29,7 +30,8 @@ class StreamAccount:
     Args:
         metrics: of the server.
         span: of the stream, which ends with it.
-        faults: takes the lines about mistakes of ours; of the server, because streams with the same bad media are many.
+        faults: takes the warnings about what no client did wrong; of the server, because streams with the same trouble
+            are many.
     """
 
     def __init__(self, metrics: EncodeMetrics, span: Span, faults: RateLimitedLog) -> None:
@@ -79,39 +81,42 @@ class StreamAccount:
 
     def fail(self, error: BaseException) -> EPDError:
         """The error that the router is told."""
-        first = _first(error)
+        first, extra = _first(error), {"request_id": self._opening.request_id}
+        why = None  # what is below 429 may quote the client
         if not isinstance(first, EPDError):
-            where = whereabouts(first)
-            self._faults.error(
-                "stream", "an encode stream failed: %s", where, extra={"request_id": self._opening.request_id}
-            )
+            why = whereabouts(first)
+            self._faults.error("stream", "an encode stream failed: %s", why, extra=extra)
             first = InternalError("the encode server failed on this item")
+        elif first.http_status >= 429:
+            why = first.message
+            self._faults.warning(type(first).__name__, "an encode stream failed: %s", why, extra=extra)
         code = common_pb2.Error.Code.Name(first.code).lower()
         self._metrics.requests_failed.labels(code).inc()
-        self._end("failed", code)
+        self._end("failed", {"code": code, **({"error": why} if why is not None else {})})
         return first
 
-    def _end(self, outcome: str, code: str | None = None) -> None:
+    def _end(self, outcome: str, failure: Mapping[str, str] = _NO_FAILURE) -> None:
         opening, span = self._opening, self._span
         kind, media_bytes = _KINDS.get(opening.kind, "unknown"), sum(opening.sizes)
         if span.is_recorded:
             span.set({"epd.request_id": opening.request_id, "epd.outcome": outcome})
             span.set({"epd.media.kind": kind, "epd.media.bytes": media_bytes})
-            if code is not None:
-                span.fail(code)
+            if failure:
+                span.fail(failure["code"])
             span.end()
-        if log.isEnabledFor(logging.DEBUG):
+        level = logging.INFO if failure else logging.DEBUG
+        if log.isEnabledFor(level):
             fields = {
                 "request_id": opening.request_id,
                 "outcome": outcome,
-                **({"code": code} if code is not None else {}),
+                **failure,
                 "kind": kind,
                 "media_bytes": media_bytes,
                 "seconds": round(time.monotonic() - self._began, 3),
                 "stages_ms": {stage.name: round(1000 * stage.seconds, 1) for stage in self._stages},
                 **({"trace_id": span.trace_id} if span.trace_id else {}),
             }
-            log.debug("encode", extra=fields)
+            log.log(level, "encode", extra=fields)
 
 
 def _first(error: BaseException) -> BaseException:

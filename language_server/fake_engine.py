@@ -183,14 +183,14 @@ class FakeEngine:
         running = sum(not request.missing for request in self._requests.values())
         waiting = len(self._requests) - running
         events.load.CopyFrom(common_pb2.Load(running=running, waiting=waiting))
-        stats = engine_pb2.EngineStats(values={**self._stats, **self._gauges(), "running": running, "waiting": waiting})
         timelines, self._timelines = self._timelines, []
-        told = engine_pb2.EngineEvents(events=events, stats=stats, timelines=timelines)
+        told = engine_pb2.EngineEvents(events=events, timelines=timelines)
         if said < self._stats["decode_tokens"]:
             self._stats["steps"] += 1
             self._stats["decode_steps"] += 1
             told.step.tokens = self._stats["decode_tokens"] - said
             told.step.seconds = time.monotonic() - now
+        told.stats.values.update({**self._stats, **self._gauges(), "running": running, "waiting": waiting})
         self._on_events(told)
 
     def _gauges(self) -> dict[str, float]:

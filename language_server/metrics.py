@@ -54,7 +54,7 @@ _CACHE_COUNTERS = {
     "epd_cache_evictions": {"prefix": "kv_evictions", "inbox": "inbox_evictions", "grammar": "grammar_evictions"},
 }
 _CACHE_GAUGES = {
-    "epd_cache_bytes": {"prefix": "prefix_bytes", "inbox": "inbox_cached_bytes"},
+    "epd_cache_bytes": {"prefix": "prefix_bytes", "inbox": "inbox_cached_bytes", "grammar": "grammar_bytes"},
     "epd_cache_capacity_bytes": {"prefix": "prefix_capacity_bytes", "inbox": "inbox_capacity_bytes"},
     "epd_cache_entries": {"prefix": "prefix_entries", "inbox": "inbox_entries", "grammar": "grammar_entries"},
     "epd_cache_pins": {"inbox": "inbox_pins"},

@@ -19,6 +19,7 @@ from router.dispatcher import Dispatcher
 from router.fleet.fleet import Fleet
 from router.http.auth import Keys
 from router.http.gate import Gate
+from router.http.refusals import Refusals
 from router.http.unknown import UnknownFields
 from router.media.aliases import Aliases
 from router.media.budget import ByteBudget
@@ -52,6 +53,7 @@ class Services:
     gate: Gate
     unknown_fields: UnknownFields
     warn: RateLimitedLog  # of what many requests may meet
+    refusals: Refusals
     tracing: Tracing
 
     @property
@@ -89,6 +91,7 @@ async def make_services(
         resolver=HostResolver(waiters),
         allowed=_any_address if config.allow_private_media else is_public,
     )
+    warn = RateLimitedLog(log)
     loader = MediaLoader(config=config, fetcher=fetcher, files=files, aliases=aliases, fleet=fleet, threads=threads)
     prompter = Prompter(fleet=fleet, loader=loader, threads=threads, reasoning=config.reasoning == "auto")
     services = Services(
@@ -103,7 +106,8 @@ async def make_services(
         grids=GridMemory(metrics.grids),
         gate=Gate(config.max_requests, metrics),
         unknown_fields=UnknownFields(strict=config.strict_fields, metrics=metrics),
-        warn=RateLimitedLog(log),
+        warn=warn,
+        refusals=Refusals(metrics, warn),
         tracing=tracing,
     )
     try:

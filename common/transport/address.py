@@ -1,7 +1,8 @@
-"""Addresses of the data plane: where to bind, what to advertise, and whether that stays on this machine."""
+"""Addresses: what a name stands for; where to bind, what to advertise, and whether that stays on this machine."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 
@@ -25,6 +26,21 @@ def resolve(host: str) -> str:
         OSError: the name is not known.
     """
     return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+
+
+async def resolve_all(address: str) -> list[str]:
+    """ "ip:port" of every address that a "host:port" has now; the IPv4 ones if there are any, so that a server which
+    listens on both is not met twice.
+
+    Raises:
+        OSError: the name can't be resolved.
+    """
+    host, port = split_address(address)
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    v4 = sorted({str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET})
+    v6 = sorted({str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET6})
+    return [f"{ip}:{port}" for ip in v4] or [f"[{ip}]:{port}" for ip in v6]
 
 
 def join(host: str, port: int) -> str:

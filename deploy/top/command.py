@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.live import Live
 
 from common.config import ConfigError
-from common.metrics import split_address
+from common.values import parse_address
 from deploy.remote import CONNECT_S, add_key_options, key_headers, router_url, seconds, tls
 from deploy.tools import ToolParser
 from deploy.top.drawing import draw, plain
-from deploy.top.places import Place, metrics_place, once_each, places_of, router_place
+from deploy.top.places import Places, places_of, router_place
 from deploy.top.watch import Watch
 
 _INTERVAL_S = 2.0
@@ -40,7 +40,8 @@ def parser() -> ToolParser:
         action="extend",
         default=[],
         type=_address,
-        help="where encode and language servers have their metrics (their --metrics-listen)",
+        help="where encode and language servers have their metrics (their --metrics-listen); a name "
+        "stands for all its addresses, which are looked up anew each time",
     )
     parser.add_argument(
         "--state-file",
@@ -64,13 +65,8 @@ def parser() -> ToolParser:
 
 def run(options: argparse.Namespace) -> int:
     """Raises ConfigError: there is nothing to look at, or the API key is none."""
-    places = once_each(
-        [
-            *map(router_place, options.urls),
-            *map(metrics_place, options.metrics),
-            *(place for file in options.state_file for place in places_of(file)),
-        ]
-    )
+    known = [*map(router_place, options.urls), *(place for file in options.state_file for place in places_of(file))]
+    places = Places(known, options.metrics, timeout=_TIMEOUT_S)
     if not places:
         raise ConfigError("what to look at? The URL of a router, --metrics or --state-file")
     once = options.once or not sys.stdout.isatty()
@@ -80,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         return 0  # that is how it ends
 
 
-async def _run(places: Sequence[Place], headers: Mapping[str, str], interval: float, once: bool) -> int:
+async def _run(places: Places, headers: Mapping[str, str], interval: float, once: bool) -> int:
     timeout = httpx.Timeout(_TIMEOUT_S, connect=CONNECT_S)
     async with httpx.AsyncClient(timeout=timeout, verify=tls(), trust_env=False) as client:
         watch = Watch(client, places, headers, _TIMEOUT_S)
@@ -98,7 +94,7 @@ async def _run(places: Sequence[Place], headers: Mapping[str, str], interval: fl
 
 def _address(text: str) -> str:
     try:
-        split_address(text)
+        parse_address(text)
         good = not text.startswith(":")
     except ValueError:
         good = False

@@ -226,7 +226,10 @@ _LOSSES = (
     ("language", "epd_preemptions_total", ""),
 )
 # What clients did themselves is no loss of ours.
-_CLIENTS = {"status": ("400", "401", "404", "408", "413", "415", "431"), "code": ("invalid_request", "bad_media")}
+_CLIENTS = {
+    "status": ("400", "401", "404", "405", "408", "413", "415", "431"),
+    "code": ("invalid_request", "bad_media"),
+}
 
 
 def _losses(look: Look) -> Sheet:

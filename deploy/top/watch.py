@@ -12,7 +12,7 @@ import httpx
 
 from deploy.remote import explain, printable
 from deploy.top.change import Change
-from deploy.top.places import Place, role_of
+from deploy.top.places import Place, Places, role_of
 from deploy.top.scrape import Scrape
 
 
@@ -63,9 +63,7 @@ class Watch:
     timeout: seconds that a place has to answer.
     """
 
-    def __init__(
-        self, client: httpx.AsyncClient, places: Sequence[Place], headers: Mapping[str, str], timeout: float
-    ) -> None:
+    def __init__(self, client: httpx.AsyncClient, places: Places, headers: Mapping[str, str], timeout: float) -> None:
         self._client = client
         self._places = places
         self._headers = headers
@@ -74,9 +72,10 @@ class Watch:
 
     async def look(self) -> Look:
         """Takes as long as the slowest place."""
-        routers = [place for place in self._places if place.role == "router"]
+        places = await self._places.now()
+        routers = [place for place in places if place.role == "router"]
         sights, views = await asyncio.gather(
-            asyncio.gather(*(self._sight(place) for place in self._places)),
+            asyncio.gather(*(self._sight(place) for place in places)),
             asyncio.gather(*(self._view(place) for place in routers)),
         )
         named = {place.name: view for place, view in zip(routers, views, strict=True) if view is not None}

@@ -29,6 +29,7 @@ class BlockManager:
         self._block_of: dict[bytes, int] = {}
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self.evictions = 0
+        self.hit_tokens = 0  # that did not have to be computed
 
     @property
     def free(self) -> int:
@@ -68,6 +69,12 @@ class BlockManager:
         At least one token stays to be computed, for its logits. When every token is cached, the last block is not
         shared but has to be copied: (from, to) is returned, and the copy has to be made before the next forward.
         """
+        before = request.computed
+        copy = self._extend_hit(request, may_copy)
+        self.hit_tokens += request.computed - before
+        return copy
+
+    def _extend_hit(self, request: Request, may_copy: bool) -> tuple[int, int] | None:
         size = self.block_size
         if not self._prefix_caching or request.needs_all_logits or request.computed != len(request.block_table) * size:
             return None

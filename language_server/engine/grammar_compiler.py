@@ -35,6 +35,7 @@ class _Known:
     """A source that was asked for; `waiting` counts requests that have not got their matcher."""
 
     compiled: Future[LLMatcher]
+    source_bytes: int
     waiting: int = 0
 
     @property
@@ -90,6 +91,8 @@ class GrammarCompiler:
             "grammars": self._compiled,
             "grammar_compile_seconds": self._seconds,
             "grammar_entries": len(self._known),
+            # of sources alone: llguidance does not tell what it holds for one
+            "grammar_bytes": sum(known.source_bytes for known in self._known.values()),
         }
 
     def submit(
@@ -133,7 +136,9 @@ class GrammarCompiler:
             self._known.move_to_end(source)
             return known
         self._lookups["grammar_misses"] += 1
-        known = self._known[source] = _Known(compiled=self._compiling.submit(self._compile, source))
+        known = self._known[source] = _Known(
+            compiled=self._compiling.submit(self._compile, source), source_bytes=len(source.encode())
+        )
         self._known.move_to_end(source)
         if len(self._known) > _MOST_KNOWN:
             self._lookups["grammar_evictions"] += 1

@@ -62,6 +62,8 @@ class Scheduler:
         self._max_step_tokens = max_step_tokens
         self.unfinished: dict[int, Request] = {}  # by handle; insertion order is order of arrival
         self.preemptions = 0
+        self.prefix_hits = 0  # requests that began with something of the prefix cache
+        self.prefix_misses = 0
 
     @property
     def running(self) -> int:
@@ -116,6 +118,8 @@ class Scheduler:
         if request.started_at is None:
             request.started_at = time.monotonic()
             request.cached_tokens = request.computed
+            self.prefix_hits += request.computed > 0
+            self.prefix_misses += request.computed == 0
 
     def _can_hold(self, request: Request) -> bool:
         """All of the request's tokens could have blocks, if need be those of younger requests."""

@@ -20,8 +20,6 @@ class Stats(Counter[str]):
         """A request was taken in; `missing` of its media items are not in the inbox."""
         items = {span.key for span in request.spans}
         self["accepted"] += 1
-        self["cached_tokens"] += request.computed
-        self["prefix_hits" if request.computed else "prefix_misses"] += 1
         self["inbox_hits"] += len(items) - missing
         self["inbox_misses"] += missing
 
@@ -45,6 +43,9 @@ def gauges(scheduler: Scheduler, blocks: BlockManager, media: MediaLedger) -> di
         "running": scheduler.running,
         "waiting": len(scheduler.unfinished) - scheduler.running,
         "preemptions": scheduler.preemptions,
+        "prefix_hits": scheduler.prefix_hits,
+        "prefix_misses": scheduler.prefix_misses,
+        "cached_tokens": blocks.hit_tokens,
         "kv_blocks_used": blocks.used,
         "kv_blocks": blocks.num_blocks,
         "kv_evictions": blocks.evictions,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Generic, TypeVar
 
 import xxhash
 
-from common.metrics import split_address
+from common.transport.address import resolve_all
 from router.fleet.servers import Server
 
 log = logging.getLogger(__name__)
@@ -42,21 +41,6 @@ def choose(servers: Sequence[ServerT], key: bytes, load: Callable[[ServerT], flo
     return max(fit, key=lambda server: xxhash.xxh3_64_intdigest(server.address.encode() + b"\0" + key))
 
 
-async def resolve(address: str) -> list[str]:
-    """ "ip:port" of every address that a "host:port" has now; the IPv4 ones if there are any, so that a server which
-    listens on both is not met twice.
-
-    Raises:
-        OSError: the name can't be resolved.
-    """
-    host, port = split_address(address)
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    v4 = sorted({str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET})
-    v6 = sorted({str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET6})
-    return [f"{ip}:{port}" for ip in v4] or [f"[{ip}]:{port}" for ip in v6]
-
-
 class Pool(Generic[ServerT]):
     """All servers of a role, kept up to date with the DNS.
 
@@ -64,7 +48,7 @@ class Pool(Generic[ServerT]):
         addresses: "host:port"; a name stands for all its addresses.
         make: a server at an "ip:port".
         interval: seconds between two look-ups.
-        resolver: see `resolve`.
+        resolver: see `resolve_all`.
     """
 
     def __init__(
@@ -73,7 +57,7 @@ class Pool(Generic[ServerT]):
         make: Callable[[str], ServerT],
         *,
         interval: float,
-        resolver: Callable[[str], Awaitable[list[str]]] = resolve,
+        resolver: Callable[[str], Awaitable[list[str]]] = resolve_all,
     ) -> None:
         self._addresses = addresses
         self._make = make
@@ -81,6 +65,7 @@ class Pool(Generic[ServerT]):
         self._resolve = resolver
         self.servers: dict[str, ServerT] = {}
         self.unresolved: dict[str, str] = {}  # name -> why
+        self._last: dict[str, list[str]] = {}  # name -> what it stood for when it was last resolved
 
     def ready(self, avoid: Collection[ServerT] = (), pin: ServerT | None = None) -> list[ServerT]:
         """Those that take something new, or of these only `pin`."""
@@ -99,24 +84,23 @@ class Pool(Generic[ServerT]):
                 await asyncio.sleep(self._interval)
 
     async def _update(self, tasks: asyncio.TaskGroup) -> None:
-        found: set[str] = set()
         for address in self._addresses:
             try:
-                found.update(await self._resolve(address))
+                self._last[address] = await self._resolve(address)
                 self.unresolved.pop(address, None)
             except OSError as error:
                 if address not in self.unresolved:
                     log.warning("can't resolve %s: %s", address, error.strerror or error)
+                # That says nothing about the servers which it had.
                 self.unresolved[address] = f"{address} can't be resolved"
+        found = {address for addresses in self._last.values() for address in addresses}
         for address in found - self.servers.keys():
             server = self.servers[address] = self._make(address)
             tasks.create_task(self._watch(server), name=str(server))
-        # A name that can't be resolved just now says nothing about its servers.
-        if not self.unresolved:
-            for address in self.servers.keys() - found:
-                if not self.servers[address].removed:
-                    log.info("%s is no longer among the addresses", self.servers[address])
-                self.servers[address].removed = True
+        for address in self.servers.keys() - found:
+            if not self.servers[address].removed:
+                log.info("%s is no longer among the addresses", self.servers[address])
+            self.servers[address].removed = True
         for address in found:
             self.servers[address].removed = False
 

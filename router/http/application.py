@@ -29,6 +29,7 @@ def create_app(services: Services) -> ASGIApp:
 
     async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
+        services.refusals.note(error, request.scope)
         return error_response(error, request.url.path, request.state.request_id)
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -57,7 +58,12 @@ def create_app(services: Services) -> ASGIApp:
             allow_headers=("*",),
             expose_headers=_EXPOSED,
         )
-    return Edge(inside, max_header_bytes=services.config.max_header_bytes, leaving=lambda: services.gate.draining)
+    return Edge(
+        inside,
+        max_header_bytes=services.config.max_header_bytes,
+        leaving=lambda: services.gate.draining,
+        refusals=services.refusals,
+    )
 
 
 class _Application(FastAPI):

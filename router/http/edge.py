@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.http.errors import error_response, is_anthropic
+from router.http.refusals import Refusals
 from router.problems import Problem
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -27,12 +28,14 @@ class Edge:
         max_header_bytes: of a request; the HTTP server looks at it only while a head is incomplete.
         leaving: whether this router takes nothing new. Its answers then end their connections: what a client tries
             again on a connection that it has kept would come back to this router instead of another one.
+        refusals: of requests that do not get inside.
     """
 
-    def __init__(self, app: ASGIApp, *, max_header_bytes: int, leaving: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, *, max_header_bytes: int, leaving: Callable[[], bool], refusals: Refusals) -> None:
         self._app = app
         self._max_header_bytes = max_header_bytes
         self._leaving = leaving
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,6 +62,7 @@ class Edge:
 
         if _head_bytes(scope) > self._max_header_bytes:
             problem = Problem(431, "the header of the request is too large", code="header_too_large")
+            self._refusals.note(problem, seen)
             response = error_response(problem, seen["path"], request_id)
             response.headers["connection"] = "close"
             await response(seen, receive, send_with_id)

@@ -128,7 +128,7 @@ class Exchange(Response, Generic[RequestT]):
         stack.push_async_callback(generation.close, "the request has ended")
         watcher = asyncio.create_task(_watch(receive, generation))
         stack.callback(watcher.cancel)
-        headers = services.unknown_fields.note(parsed.ignored)
+        headers = services.unknown_fields.note(parsed.ignored, self._id)
         self._paths = parsed.paths  # what comes from here on speaks of the request as it was translated
         endpoint = self._endpoint
         if isinstance(endpoint, PromptEndpoint):
@@ -205,6 +205,7 @@ class Exchange(Response, Generic[RequestT]):
                     if not await incoming.discard():
                         headers["connection"] = "close"
                     await _respond(send, problem.status, headers, self._endpoint.problem(problem, self._id))
+        self._services.refusals.note_key(problem, self._request.scope)
         if problem.status >= 429:
             kind = str(problem.status)
             self._services.warn.warning(kind, "%s %s", kind, problem.message, extra={"request_id": self._id})

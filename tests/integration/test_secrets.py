@@ -74,6 +74,7 @@ async def test_no_secret_is_logged(tmp_path: Path) -> None:
                 assert await ask({"prompt": WORD, "max_tokens": 3}, path="/v1/completions") == 200
                 assert await ask(question(None), path=f"/v1/chat/completions?key={TOKEN}") == 200
                 assert await ask(question(None), path=f"/v1/{TOKEN}") == 404
+                assert await ask({**question(None), KEY: 1, f"a {WORD}": 1, "unheard_of": WORD}) == 200
                 assert await ask(question(None), key=f"{KEY}x") == 401
                 assert await ask({"prompt": WORD}, path="/tokenize") == 200
             process.send_signal(signal.SIGTERM)
@@ -86,5 +87,6 @@ async def test_no_secret_is_logged(tmp_path: Path) -> None:
     assert text.count("chat completion") > 10, "requests are logged"
     assert text.count("generate") >= 3
     assert "media_bytes" in text, "also what is logged at debug only"
+    assert "unheard_of, 2 with names that are no words" in text
     found = [line for line in text.splitlines() if any(secret.lower() in line.lower() for secret in SECRETS)]
     assert found == []

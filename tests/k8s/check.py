@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.environments import prepare_python
 from tests.k8s.manifests import K8S, ROOT, Manifests, rendered
 from tests.k8s.rules import broken
-from tests.k8s.traffic import ALLOWED, HUB, Connection, check_traffic
+from tests.k8s.traffic import ALLOWED, HUB, TRACING, Connection, check_traffic
 
 BUILD = ROOT / "build" / "k8s"
 PINS = Path(__file__).parent / "kubernetes-validate.txt"
@@ -29,7 +29,10 @@ CASES: tuple[tuple[str, Collection[Connection]], ...] = (
     ("overlays/demo", ALLOWED),
     ("overlays/gpu", ALLOWED | HUB),
     ("volume", ALLOWED | HUB),
+    ("tracing", ALLOWED | HUB | TRACING),
 )
+# Made here: the overlay for GPUs with a component of which it only has a comment.
+EXTRA = {"volume": "model-volume", "tracing": "tracing"}
 
 
 def main() -> int:
@@ -48,16 +51,16 @@ def main() -> int:
 
 
 def folder_of(name: str) -> Path:
-    """Where a kustomization lies; "volume" is the one for GPUs with the component that it leaves out, made here."""
-    if name != "volume":
+    """Where a kustomization lies; those of `EXTRA` are made first."""
+    if name not in EXTRA:
         return K8S / name
     folder = BUILD / name
-    folder.mkdir(exist_ok=True)
-    (folder / "kustomization.yaml").write_text(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
-        "resources: [../../../deploy/k8s/overlays/gpu]\n"
-        "components: [../../../deploy/k8s/components/model-volume]\n"
-    )
+    shutil.copytree(K8S / "overlays" / "gpu", folder, dirs_exist_ok=True)
+    file = folder / "kustomization.yaml"
+    text = file.read_text()
+    comment = f"  # - ../../components/{EXTRA[name]}\n"
+    assert comment in text
+    file.write_text(text.replace(comment, comment.replace("# ", "")).replace("../../", "../../../deploy/k8s/"))
     return folder
 
 

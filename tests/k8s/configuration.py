@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from common.config import ConfigError
 from common.options import options_of
@@ -18,6 +19,7 @@ PORTS = {
     "language": {"grpc": 9002, "data": 9003, "metrics": 9102},
 }
 _LISTENING = {"grpc": "listen", "data": "data_listen", "metrics": "metrics_listen"}
+_COLLECTOR = "http://collector:4318"  # the form that an endpoint has
 _DNS_CACHE_S = 30  # CoreDNS as clusters configure it
 
 
@@ -101,6 +103,18 @@ def discovery(manifests: Manifests) -> Iterator[str]:
         found_after = router.resolve_interval_seconds + _DNS_CACHE_S
         if manifests.workload(role).deployment["spec"].get("minReadySeconds", 0) < found_after:
             yield f"{role}: an old server may go before routers have found the new one, which takes {found_after:g} s"
+
+
+def traces(manifests: Manifests) -> Iterator[str]:
+    """All roles export theirs to the same place, or none does: a trace without one of them ends in the middle."""
+    environs = {workload.role: workload.environ for workload in manifests.workloads}
+    for role, environ in environs.items():
+        found = {name: value for name, value in environ.items() if name.startswith("OTEL_")}
+        if found != {name: value for name, value in environs["router"].items() if name.startswith("OTEL_")}:
+            yield f"{role} has other variables for traces than the router"
+        address = urlsplit(found.get("OTEL_EXPORTER_OTLP_ENDPOINT", _COLLECTOR))
+        if (address.scheme, address.port) != ("http", urlsplit(_COLLECTOR).port) or address.path:
+            yield f"{role} exports traces to {address.geturl()}, which no policy allows or no collector answers"
 
 
 def resources(manifests: Manifests) -> Iterator[str]:

@@ -97,7 +97,9 @@ class Workload:
     @cached_property
     def environ(self) -> Mapping[str, str]:
         """The environment of the container, without what the image brings."""
-        values = {}
+        values: dict[str, str] = {}
+        for source in self.container.get("envFrom", []):
+            values |= self.manifests.one("ConfigMap", source["configMapRef"]["name"])["data"]
         for entry in self.container.get("env", []):
             value = entry["value"] if "value" in entry else self._value_from(entry["valueFrom"])
             if value is not None:

@@ -14,6 +14,7 @@ RULES: tuple[Rule, ...] = (
     configuration.models,
     configuration.ports,
     configuration.discovery,
+    configuration.traces,
     configuration.resources,
     life.probes,
     life.endings,

@@ -17,7 +17,10 @@ _OURS = {
     ("encode", "language", 9003, "TCP"),
 }
 # Whoever is not in our namespace. Who is, is kept from the router by its own egress.
-_ANYBODY = ("client", "prometheus", "dns", "neighbour", "impostor", "internet", "internet v6", "private", "metadata")
+_ANYBODY = (
+    *("client", "prometheus", "collector", "dns", "neighbour", "impostor"),
+    *("internet", "internet v6", "private", "metadata"),
+)
 _CLIENTS = {(name, "router", 8000, "TCP") for name in _ANYBODY}
 _MEDIA = {("router", internet, port, "TCP") for internet in ("internet", "internet v6") for port in (80, 443)}
 _NAMES = {("router", "dns", 53, "UDP"), ("router", "dns", 53, "TCP")}
@@ -29,7 +32,15 @@ HUB: frozenset[Connection] = frozenset(
     | {(role, "dns", 53, protocol) for role in ("encode", "language") for protocol in ("UDP", "TCP")}
 )
 
-_PORTS = [(port, "TCP") for port in (22, 53, 80, 443, 8000, 8080, 9001, 9002, 9003, 9101, 9102)] + [(53, "UDP")]
+# What components/tracing adds.
+TRACING: frozenset[Connection] = frozenset(
+    {(role, "collector", 4318, "TCP") for role in ROLES}
+    | {(role, "dns", 53, protocol) for role in ROLES for protocol in ("UDP", "TCP")}
+)
+
+_PORTS = [(port, "TCP") for port in (22, 53, 80, 443, 4317, 4318, 8000, 8080, 9001, 9002, 9003, 9101, 9102)] + [
+    (53, "UDP")
+]
 _NAME = "app.kubernetes.io/name"
 
 
@@ -43,6 +54,7 @@ def peers(manifests: Manifests) -> list[Peer]:
     elsewhere = [
         ("client", "default", {"app": "chat"}),
         ("prometheus", "monitoring", {_NAME: "prometheus"}),
+        ("collector", "observability", {_NAME: "opentelemetry-collector"}),
         ("dns", "kube-system", {"k8s-app": "kube-dns"}),
         ("neighbour", "monitoring", {_NAME: "grafana"}),
         ("impostor", "default", {_NAME: "epd-router"}),  # the right label in the wrong namespace

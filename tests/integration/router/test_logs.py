@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from common.errors import OverloadedError, UnavailableError
 from router.answer.chat import ChatShape
-from tests.integration.router.system import Router, says, system
+from tests.integration.router.system import CONFIG, Router, says, system
 from tests.integration.router.test_media import image, text
 
 
@@ -49,6 +50,32 @@ async def test_what_a_client_did_wrong_is_not_quoted(caplog: pytest.LogCaptureFi
         (line,) = await ends(router, caplog)
     assert (line.outcome, line.status, line.code) == ("failed", 404, "model_not_found")
     assert not any("secret" in repr(vars(record)) for record in caplog.records)
+
+
+async def test_who_guesses_keys_is_seen_and_the_key_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    async with system(says("ok"), config=replace(CONFIG, api_key=("right",))) as (router, _, _):
+        client, guess = router.client, {"authorization": "Bearer secret-guess"}
+        for path in ("/v1/models", "/servers", "/v1/responses/r1", "/v1/models/demo"):
+            assert (await client.get(path, headers={**guess, "x-request-id": "first"})).status_code == 401
+        assert (await client.post("/v1/chat/completions", json={}, headers=guess)).status_code == 401
+        await ends(router, caplog)
+        assert router.metric("epd_requests_failed_total", status="401") == 5
+    (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line.getMessage() == "401 the API key is not valid"
+    assert (line.request_id, line.client) == ("first", "127.0.0.1")  # type: ignore[attr-defined]
+    assert not any("secret-guess" in repr(vars(record)) for record in caplog.records)
+
+
+async def test_what_comes_to_no_endpoint_of_the_api_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    async with system(says("ok")) as (router, _, _):
+        for path in ("/v1/nothing", "/v1/models/other", "/v1/responses/r1", "/v1", "/favicon.ico", "/v1x"):
+            assert (await router.client.get(path)).status_code == 404, path
+        assert (await router.client.get("/v1/chat/completions")).status_code == 405
+        assert (await router.client.get("/v1/models", headers={"x": "y" * 70_000})).status_code == 431
+        counted = {
+            status: router.metric("epd_requests_failed_total", status=status) for status in ("404", "405", "431")
+        }
+    assert counted == {"404": 4, "405": 1, "431": 1}
 
 
 async def test_a_flood_of_refusals_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:

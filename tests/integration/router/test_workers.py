@@ -122,6 +122,7 @@ async def test_one_router_of_many(tmp_path: Path) -> None:
         assert all(late > early for early, late in zip(before, after, strict=True)), "all of them work"
         await served.counted("epd_requests_finished_total", 60)
         await served.counted("epd_requests_running", 0)
+        assert "_created" not in (await served.get("/metrics")).text, "which one process alone has: docs/metrics.md"
 
         assert (await served.post([{**image(b"cat"), "uuid": "cat"}])).status_code == 200
         for _ in range(12):

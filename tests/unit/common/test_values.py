@@ -35,7 +35,7 @@ def test_a_shown_size_reads_back(count: int) -> None:
     assert parse_size(format_size(count)) == count
 
 
-@pytest.mark.parametrize("text", ["127.0.0.1:9001", "encode.example:80", ":9101", "[::1]:8000", "h:0"])
+@pytest.mark.parametrize("text", ["127.0.0.1:9001", "encode.example:80", ":9101", "[::1]:8000", "h:0", "a.b.:1"])
 def test_addresses(text: str) -> None:
     assert parse_address(text) == text
 
@@ -43,6 +43,12 @@ def test_addresses(text: str) -> None:
 @pytest.mark.parametrize("text", ["9001", "host", "host:", "host:http", "host:70000", "host:-1"])
 def test_what_is_not_an_address(text: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("text", ["a..b:9001", ".a:9001", f"{'x' * 64}.example:9001"])
+def test_what_nobody_can_look_up(text: str) -> None:
+    with pytest.raises(ValueError, match="has no host's name"):
         parse_address(text)
 
 

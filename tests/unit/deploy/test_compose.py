@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from common.config import parse
 from deploy.needs import needs
-from language_server.config import LanguageConfig
+from deploy.programs import PROGRAMS
 from tests.compose.engine import CACHE
 
 ROOT = Path(__file__).parents[3]
@@ -21,6 +22,14 @@ DEPLOY = ROOT / "deploy"
 FILES = ("compose.yaml", "node-encode.compose.yaml", "node-language.compose.yaml")
 GPU_FILES = ("node-encode.gpu.compose.yaml", "node-language.gpu.compose.yaml")
 OURS = ("router", "encode", "language")
+TRACES = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+}
+HUB = {"HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"}
+LAST_WORDS_S = {"router": 10.0}  # after it has drained: 5 s for answers, 5 s for connections
 
 
 def services(file: str) -> dict[str, dict[str, Any]]:
@@ -30,7 +39,13 @@ def services(file: str) -> dict[str, dict[str, Any]]:
 
 def variables(file: str) -> set[str]:
     lines = [line for line in (DEPLOY / file).read_text().splitlines() if not line.startswith("#")]
-    return set(re.findall(r"\$\{(\w+)", "\n".join(lines)))
+    handed_on = {name for service in services(file).values() for name in passed(service)}
+    return handed_on | set(re.findall(r"\$\{(\w+)", "\n".join(lines)))
+
+
+def passed(service: dict[str, Any]) -> set[str]:
+    """Variables that a container has if compose has them: an empty one would not be the same as none."""
+    return {name for name, value in service.get("environment", {}).items() if value is None}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -41,9 +56,28 @@ def test_services_are_walled_in(file: str) -> None:
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert float(service["stop_grace_period"].removesuffix("s")) > LanguageConfig.drain_seconds, name
+        config: Any = PROGRAMS[name].config_class()
+        needed = config.drain_seconds + LAST_WORDS_S.get(name, 0.0)
+        assert float(service["stop_grace_period"].removesuffix("s")) > needed, name
         stages = re.findall(r"^FROM \S+ AS (\S+)$", (DEPLOY / "Dockerfile").read_text(), flags=re.M)
         assert service["build"]["target"] in stages, name
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_traces_hub_and_log_can_be_set(file: str) -> None:
+    ours = {name: service for name, service in services(file).items() if name in OURS}
+    assert ours
+    for name, service in ours.items():
+        assert passed(service) == (TRACES if name == "router" else TRACES | HUB), name
+        prefix = f"EPD_{name.upper()}_"
+        level, form = f"{prefix}LOG_LEVEL", f"{prefix}LOG_FORMAT"
+        assert service["environment"][level] == "${LOG_LEVEL:-}", name
+        assert service["environment"][form] == "${LOG_FORMAT:-}", name
+        needed = {} if name == "router" else {f"{prefix}MODEL": "demo"}
+        for given, meant in ((("", ""), ("info", "text")), (("debug", "json"), ("debug", "json"))):
+            variables = {level: given[0], form: given[1], **needed}
+            config = parse(PROGRAMS[name].config_class(), name, [], variables)
+            assert (config.log_level, config.log_format) == meant
 
 
 def test_only_the_router_is_reached_from_outside() -> None:

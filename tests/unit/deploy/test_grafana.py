@@ -13,7 +13,8 @@ GRAFANA = ROOT / "deploy" / "grafana"
 NAMES = set(re.findall(r"^\| `(epd_\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), flags=re.M))
 RULES = [rule for group in yaml.safe_load((GRAFANA / "rules.yml").read_text())["groups"] for rule in group["rules"]]
 RECORDED = {rule["record"] for rule in RULES if "record" in rule}
-PANELS = json.loads((GRAFANA / "dashboard.json").read_text())["panels"]
+DASHBOARD = json.loads((GRAFANA / "dashboard.json").read_text())
+PANELS = DASHBOARD["panels"]
 
 
 def test_metrics_exist() -> None:
@@ -45,3 +46,21 @@ def test_alerts_say_what_to_do() -> None:
         assert alert["labels"]["severity"] in ("warning", "critical")
         assert alert["annotations"]["summary"]
         assert alert["annotations"]["description"]
+
+
+def test_grafana_of_compose_finds_data_and_dashboard() -> None:
+    provisioning = GRAFANA / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    (variable,) = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "datasource"]
+    assert (source["type"], source["uid"]) == (variable["query"], variable["current"]["value"])
+    meant = {panel["datasource"]["uid"] for panel in PANELS if "datasource" in panel}
+    assert meant == {f"${{{variable['name']}}}"}
+
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
+    mounts = dict(volume.split(":")[1::-1] for volume in compose["grafana"]["volumes"])
+    assert ROOT / "deploy" / mounts["/etc/grafana/provisioning"] == provisioning
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "epd.yml").read_text())["providers"]
+    assert (ROOT / "deploy" / mounts[provider["options"]["path"]] / "dashboard.json").exists()
+    host, _, port = source["url"].removeprefix("http://").partition(":")
+    assert compose[host]["ports"][0].endswith(f":{port}")
+    assert set(compose[host]["networks"]) & set(compose["grafana"]["networks"])

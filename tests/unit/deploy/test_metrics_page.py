@@ -13,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 import encode_server.metrics
 import language_server.metrics
 import router.metrics
+from common.metrics import watch_serving
 from language_server.inbox import InboxMetrics
 
 ROOT = Path(__file__).parents[3]
@@ -36,16 +37,23 @@ PROMISED = {
 }
 
 
+def encode_registry() -> CollectorRegistry:
+    registry = encode_server.metrics.EncodeMetrics().registry
+    watch_serving(registry, lambda: True)
+    return registry
+
+
 def language_registry() -> CollectorRegistry:
     registry = language_server.metrics.LanguageMetrics().registry
     InboxMetrics(registry)
+    watch_serving(registry, lambda: True)
     return registry
 
 
 # Servers and fakes share these classes, and nothing else declares metrics (see the last test).
 REGISTRIES = {
     "Router": router.metrics.RouterMetrics().registry,
-    "Encode server": encode_server.metrics.EncodeMetrics().registry,
+    "Encode server": encode_registry(),
     "Language server": language_registry(),
 }
 STAGES = {

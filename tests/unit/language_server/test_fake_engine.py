@@ -19,11 +19,16 @@ from tests.unit.language_server.test_fake_request import EOS, MODEL
 
 async def events_of(rule: Rule, generate: pb.Generate) -> list[pb.SessionEvent]:
     """Everything until the request has ended."""
+    return [told.events for told in await ticks_of(rule, generate)]
+
+
+async def ticks_of(rule: Rule, generate: pb.Generate) -> list[engine_pb2.EngineEvents]:
+    """The same with what the engine tells beside it."""
     ended = asyncio.Event()
-    events: list[pb.SessionEvent] = []
+    events: list[engine_pb2.EngineEvents] = []
 
     def take(taken: engine_pb2.EngineEvents) -> None:
-        events.append(taken.events)
+        events.append(taken)
         if taken.events.finished:
             ended.set()
 
@@ -66,3 +71,14 @@ async def test_what_is_not_wanted_is_not_told() -> None:
     events = await events_of(Rule(answer="hi"), generate)
     assert not any(event.prompt_logprobs for event in events)
     assert not any(output.logprobs for event in events for output in event.outputs)
+
+
+async def test_a_step_is_in_the_counters_that_come_with_it() -> None:
+    generate = pb.Generate(handle=1, prompt_ids=[300], sampling=pb.SamplingParams(max_tokens=9))
+    ticks = await ticks_of(Rule(tokens=[300, 301]), generate)
+    steps = 0
+    for tick in ticks:
+        steps += tick.HasField("step")
+        assert (tick.stats.values["steps"], tick.stats.values["decode_steps"]) == (steps, steps)
+    assert steps > 0
+    assert ticks[-1].stats.values["decode_tokens"] == sum(tick.step.tokens for tick in ticks) == 3

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from common.transport.address import advertised, is_loopback, join, resolve
+from common.transport.address import advertised, is_loopback, join, resolve, resolve_all
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,11 @@ def test_nobody_can_connect_to_every_interface(listen: str, monkeypatch: pytest.
 def test_join_and_resolve() -> None:
     assert (join("a", 1), join("::1", 1)) == ("a:1", "[::1]:1")
     assert (resolve("127.0.0.1"), resolve("::1")) == ("127.0.0.1", "::1")
+
+
+async def test_resolve_all() -> None:
+    assert await resolve_all("127.0.0.1:9001") == ["127.0.0.1:9001"]
+    assert await resolve_all("[::1]:9001") == ["[::1]:9001"]
+    assert "127.0.0.1:9001" in await resolve_all("localhost:9001")
+    with pytest.raises(OSError):
+        await resolve_all("no-such-host.invalid:1")

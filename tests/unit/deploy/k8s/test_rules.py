@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.tracing import check_tracing
 from tests.k8s.manifests import K8S, ROLES, Manifests, as_written
 from tests.k8s.rules import broken
 
@@ -56,26 +57,33 @@ def test_what_kustomizations_name_is_there(folder: Path) -> None:
         assert [found["name"] for found in containers] in ([], [role]), name
 
 
+def test_traces_are_sent_where_they_may_go(base: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = K8S / "components" / "tracing"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    (generator,) = kustomization["configMapGenerator"]
+    data = dict(literal.split("=", 1) for literal in generator["literals"])
+    base = Manifests([*base.objects, {"kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data}])
+    for path in kustomization["patches"]:
+        patch = yaml.safe_load((folder / path["path"]).read_text())
+        (container,) = patch["spec"]["template"]["spec"]["containers"]
+        base.workload(container["name"]).container.update(container)
+    assert broken(base) == []
+    policy = yaml.safe_load((folder / "network.yaml").read_text())
+    (namespace,) = [
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for rule in policy["spec"]["egress"]
+        for peer in rule["to"]
+        if rule["ports"] == [{"port": 4318}]
+    ]
+    for workload in base.workloads:
+        endpoint = workload.environ["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        assert endpoint.endswith(f".{namespace}:4318"), workload.role
+        for name, value in workload.environ.items():
+            monkeypatch.setenv(name, value)
+        assert check_tracing()
+
+
 def test_autoscalers_keep_the_rules(base: Manifests) -> None:
     assert len(SCALERS) == len(ROLES)
     scaled = Manifests([*base.objects, *(yaml.safe_load(path.read_text()) for path in SCALERS)])
     assert broken(scaled) == []
-
-
-def test_the_adapter_makes_the_metrics_that_autoscalers_ask_for() -> None:
-    (rule,) = yaml.safe_load((K8S / "prometheus" / "adapter-rules.yaml").read_text())["rules"]["custom"]
-    asked = {
-        metric["pods"]["metric"]["name"]
-        for path in SCALERS
-        for metric in yaml.safe_load(path.read_text())["spec"]["metrics"]
-        if metric["type"] == "Pods"
-    }
-    names, _, _ = rule["seriesQuery"].partition('",')
-    assert set(names.removeprefix('{__name__=~"').split("|")) == asked
-
-
-def test_prometheus_is_told_ports_that_exist(base: Manifests) -> None:
-    monitor = yaml.safe_load((K8S / "prometheus" / "pod-monitor.yaml").read_text())
-    told = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
-    for workload in base.workloads:
-        assert told & workload.port_names.keys(), workload.role

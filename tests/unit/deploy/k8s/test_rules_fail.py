@@ -77,6 +77,17 @@ def file(text: str) -> Change:
     return lambda manifests: manifests.one("ConfigMap", "epd")["data"].update({"epd.toml": text})
 
 
+def traced(endpoint: str, *roles: str) -> Change:
+    """These roles export traces."""
+
+    def change(manifests: Manifests) -> None:
+        variable = {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint}
+        for role in roles:
+            root(manifests, role, "container").setdefault("env", []).append(variable)
+
+    return change
+
+
 SLOW = "[router]\nresolve-interval-seconds = 60\nrequest-timeout-seconds = 9\n"
 
 BREAKS: list[tuple[str, str, Change]] = [
@@ -97,6 +108,10 @@ BREAKS: list[tuple[str, str, Change]] = [
     ("discovery", "hides servers", drop("encode.service.publishNotReadyAddresses")),
     ("discovery", "before routers have found", file(SLOW)),
     ("discovery", "look for encode servers", argument("router", "--encode=encode:9001")),
+    ("traces", "encode has other variables", traced("http://collector.observability:4318", "router", "language")),
+    ("traces", "language exports traces to", traced("http://collector.observability:4317", *ROLES)),
+    ("traces", "router exports traces to", traced("https://collector.observability:4318", *ROLES)),
+    ("traces", "encode exports traces to", traced("http://collector:4318/v1/traces", *ROLES)),
     ("resources", "may hold", file("[language]\nkv-cache-bytes = '5GiB'\n")),
     ("resources", "resources are", put("router.container.resources.limits", {"cpu": 1})),
     ("resources", "GPUs", file("[language]\ndevice = 'cuda'\n")),

@@ -12,7 +12,7 @@ import yaml
 from router.media.fetch import is_public
 from tests.k8s.manifests import K8S, Manifests, as_written
 from tests.k8s.network import Peer, reaches
-from tests.k8s.traffic import ALLOWED, HUB, check_traffic
+from tests.k8s.traffic import ALLOWED, HUB, TRACING, check_traffic
 
 
 @pytest.fixture
@@ -20,8 +20,9 @@ def base() -> Manifests:
     return Manifests(copy.deepcopy(as_written(K8S / "base")))
 
 
-def hub(base: Manifests) -> Manifests:
-    policy = yaml.safe_load((K8S / "components" / "hub" / "network.yaml").read_text())
+def beside(base: Manifests, component: str) -> Manifests:
+    """The base with the policy of a component."""
+    policy = yaml.safe_load((K8S / "components" / component / "network.yaml").read_text())
     policy["metadata"]["namespace"] = base.all("Namespace")[0]["metadata"]["name"]
     return Manifests([*base.objects, policy])
 
@@ -31,7 +32,11 @@ def test_the_base_allows_the_table(base: Manifests) -> None:
 
 
 def test_the_hub_component_adds_the_way_to_a_hub(base: Manifests) -> None:
-    assert check_traffic(hub(base), ALLOWED | HUB) == []
+    assert check_traffic(beside(base, "hub"), ALLOWED | HUB) == []
+
+
+def test_the_tracing_component_adds_the_way_to_a_collector(base: Manifests) -> None:
+    assert check_traffic(beside(base, "tracing"), ALLOWED | TRACING) == []
 
 
 def test_what_is_too_much_is_noticed(base: Manifests) -> None:
@@ -66,7 +71,7 @@ PUBLIC = ["1.1.1.1", "172.15.0.1", "172.32.0.1", "2606:4700::1111", "2a00:1450:4
 
 @pytest.mark.parametrize("address", PRIVATE + PUBLIC)
 def test_the_policy_and_the_router_agree_on_what_is_public(base: Manifests, address: str) -> None:
-    policies = hub(base).all("NetworkPolicy")
+    policies = beside(base, "hub").all("NetworkPolicy")
     namespace = base.all("Namespace")[0]["metadata"]["name"]
     target = Peer(name="target", address=address)
     expected = address in PUBLIC

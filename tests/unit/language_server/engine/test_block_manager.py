@@ -51,7 +51,10 @@ def test_a_full_hit_copies_the_last_block(blocks: BlockManager) -> None:
     first = request(list(range(8)))
     compute(blocks, first)
     second = request(list(range(8)))
+    assert blocks.extend_hit(second, may_copy=False) is None
+    assert (second.computed, blocks.hit_tokens) == (4, 4)
     copy = blocks.extend_hit(second)
+    assert blocks.hit_tokens == 7, "also what was found later"
     assert copy == (first.block_table[1], second.block_table[1])
     assert second.block_table[0] == first.block_table[0]
     assert second.computed == 7

@@ -98,6 +98,8 @@ def test_the_oldest_sources_are_forgotten(compiler: Compiler) -> None:
     compiler.ask('start: "0"').result(60)
     assert compiler.gauges["grammars"] == 41
     assert compiler.gauges["grammar_evictions"] == 9
+    assert compiler.gauges["grammar_entries"] == 32
+    assert compiler.gauges["grammar_bytes"] == sum(len(f'start: "{i}"') for i in [0, *range(9, 40)])
 
 
 def test_what_takes_for_ever_is_ended_and_does_not_hold_up_the_others(compiler: Compiler) -> None:

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from router.fleet.pool import Pool, choose, resolve
+from router.fleet.pool import Pool, choose
 from router.fleet.servers import EncodeServer, Server
 
 
@@ -89,9 +89,31 @@ async def test_names_are_resolved_again_and_again() -> None:
     assert history[4] == ["10.0.0.3:1"]
 
 
-async def test_resolve() -> None:
-    assert await resolve("127.0.0.1:9001") == ["127.0.0.1:9001"]
-    assert await resolve("[::1]:9001") == ["[::1]:9001"]
-    assert "127.0.0.1:9001" in await resolve("localhost:9001")
-    with pytest.raises(OSError):
-        await resolve("no-such-host.invalid:1")
+async def test_a_name_that_can_not_be_resolved_keeps_nobody_of_another() -> None:
+    answers = {"a:1": ["10.0.0.1:1", "10.0.0.2:1"], "b:1": ["10.0.0.3:1"], "typo:1": []}
+    rounds = asyncio.Queue[None]()
+
+    async def resolver(address: str) -> list[str]:
+        if address == "typo:1":
+            rounds.put_nowait(None)
+        if not answers[address]:
+            raise OSError("no answer")
+        return answers[address]
+
+    pool = Pool(list(answers), lambda address: cast(EncodeServer, Fake(address)), interval=0.01, resolver=resolver)
+    running = asyncio.create_task(pool.run())
+
+    async def servers() -> list[str]:
+        """After two more rounds, of which the first may have begun before."""
+        while not rounds.empty():
+            rounds.get_nowait()
+        for _ in range(3):
+            await rounds.get()
+        return sorted(pool.servers)
+
+    assert await servers() == ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]
+    answers |= {"a:1": ["10.0.0.2:1"], "b:1": []}
+    assert await servers() == ["10.0.0.2:1", "10.0.0.3:1"], "gone from the one, not known of the other"
+    assert pool.unresolved.keys() == {"b:1", "typo:1"}
+    running.cancel()
+    await asyncio.wait([running])

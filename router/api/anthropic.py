@@ -145,7 +145,8 @@ def _translate(body: Mapping[str, Any], given: PromptBody) -> Parsed[ChatRequest
     transcript = Transcript()
     if given.system is not None:
         transcript.add_system(given.system, "system")
-    for i, turn in enumerate(given.messages):
+    turns = _said(given.messages)
+    for i, turn in enumerate(turns):
         transcript.add(turn, f"messages[{i}]")
     _check_tools(given.tools)
     thinking, effort = given.thinking, given.output_config.effort
@@ -163,7 +164,7 @@ def _translate(body: Mapping[str, Any], given: PromptBody) -> Parsed[ChatRequest
         "response_format": _response_format(given.output_config.format),
         "reasoning_effort": "none" if no_thinking else effort,
         "include_reasoning": thinking is None or thinking.display != "omitted",
-        "continue_final_message": _is_begun(given.messages),
+        "continue_final_message": _is_begun(turns),
         "chat_template_kwargs": template_options,
         "mm_processor_kwargs": given.mm_processor_kwargs,
     }
@@ -219,6 +220,12 @@ def _response_format(given: SchemaFormat | None) -> dict[str, Any] | None:
     if given is None:
         return None
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": given.schema_, "strict": True}}
+
+
+def _said(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Without a last turn of the assistant that is empty, as Anthropic allows it: nothing is begun."""
+    last = turns[-1]
+    return turns[:-1] if len(turns) > 1 and isinstance(last, AssistantTurn) and not last.content else turns
 
 
 def _is_begun(turns: Sequence[Turn]) -> bool:

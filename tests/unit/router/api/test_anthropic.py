@@ -127,10 +127,13 @@ def test_an_answer_that_has_begun() -> None:
 
 @pytest.mark.parametrize("role", ["user", "assistant", "system"])
 @pytest.mark.parametrize("content", ["", []])
-def test_every_turn_says_something(role: str, content: Any) -> None:
-    """As at Anthropic, but for a last turn of the assistant: an answer has nothing to go on with there."""
+def test_every_turn_but_a_last_one_of_the_assistant_says_something(role: str, content: Any) -> None:
     assert fault({"role": role, "content": content}, HI) == "messages[0].content"
-    assert fault(HI, {"role": role, "content": content}) == "messages[1].content"
+    if role != "assistant":
+        assert fault(HI, {"role": role, "content": content}) == "messages[1].content"
+    else:  # as at Anthropic: the answer has not begun
+        assert shown(HI, {"role": role, "content": content}) == shown(HI)
+        assert not parse(HI, {"role": role, "content": content}).request.chat.continue_final_message
 
 
 def test_options() -> None:

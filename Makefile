@@ -20,7 +20,7 @@ PYTHON := $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 endif
 
-.PHONY: help setup demo eval check test test-pythons test-clients test-mutation test-compose check-k8s fuzz bench-clients proto lock clean
+.PHONY: help setup demo eval check test test-pythons test-clients test-mutation test-compose check-k8s fuzz bench bench-clients proto lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,9 @@ check-k8s: $(STAMP) ## what lies in deploy/k8s, rendered with kubectl: against s
 
 fuzz: $(STAMP) ## whatever the HTTP interface allows and forbids, against fakes (SECONDS=600; two minutes if not given)
 	@$(BIN)/python -m tests.fuzz.openapi $(if $(SECONDS),--seconds $(SECONDS))
+
+bench: $(STAMP) ## benchmarks, of which there is one: router-cost (NAME=router-cost ARGS="--workers 2")
+	$(BIN)/python -m tests.bench.$(subst -,_,$(or $(NAME),router-cost)) $(ARGS)
 
 bench-clients: $(STAMP) ## load generators against a running system, a short run of each (LOADS="guidellm aiperf")
 	$(BIN)/python -m tests.clients.load $(LOADS)

@@ -1,9 +1,9 @@
 """CPU time of the router for each token that it streams, beside the floor: a bare uvicorn that sends the same events.
 
-    python tests/bench/router_cost.py [--streams 64] [--rate 40] [--tokens 400] [--profile FILE]
+    python -m tests.bench.router_cost [--streams 64] [--rate 40] [--tokens 400] [--workers 1] [--repeat 3]
 
-Both serve the same number of streams at the same rate to the same client, one after the other; only CPU seconds of the
-serving process count, so that a busy machine disturbs little. With --profile the router runs under cProfile.
+Both serve the same number of streams at the same rate to the same client, in turns; only CPU seconds of the serving
+processes count, so that a busy machine disturbs little. With --profile the router runs under cProfile.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import psutil
 
@@ -67,14 +68,21 @@ async def load(address: str, streams: int, body: bytes) -> int:
 
 
 def measure(name: str, server: psutil.Process, address: str, streams: int, body: bytes) -> float:
-    """CPU microseconds of `server` for each event of all streams."""
+    """CPU microseconds of `server`, and of the processes that it started, for each event of all streams."""
     asyncio.run(load(address, 2, body))  # warm
-    before, begin = sum(server.cpu_times()[:2]), time.monotonic()
+    processes = [server, *server.children(recursive=True)]
+    before, begin = [_cpu_seconds(process) for process in processes], time.monotonic()
     events = asyncio.run(load(address, streams, body))
-    used, seconds = sum(server.cpu_times()[:2]) - before, time.monotonic() - begin
-    micros = used / events * 1e6
-    print(f"{name:8} {events} events in {seconds:.1f} s, {used:.2f} CPU seconds: {micros:.0f} us each", flush=True)
+    seconds = time.monotonic() - begin
+    used = [_cpu_seconds(process) - at for process, at in zip(processes, before, strict=True)]
+    micros = sum(used) / events * 1e6
+    shares = " + ".join(f"{one:.2f}" for one in used if one >= 0.01)
+    print(f"{name:8} {events} events in {seconds:.1f} s, {shares} CPU seconds: {micros:.0f} us each", flush=True)
     return micros
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    return float(sum(process.cpu_times()[:2]))
 
 
 def floor(arguments: argparse.Namespace) -> None:
@@ -129,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--rate", type=float, default=40.0, help="tokens a second of each stream")
     parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--workers", type=int, default=1, help="processes of the router")
+    parser.add_argument("--repeat", type=int, default=3, help="measurements of each")
     parser.add_argument("--profile", type=Path, help="write the router's profile there")
     parser.add_argument("--floor", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--state-file", type=Path, help=argparse.SUPPRESS)
@@ -149,13 +159,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         profiler = ["-m", "cProfile", "-o", str(arguments.profile)] if arguments.profile else []
         with process(folder / "language", "grpc", *language) as (_, address):
             router = [*profiler, "-m", "deploy.cli", "router", "--language", address, "--port", "0", *common]
-            with process(folder / "router", "http", *router) as (server, address):
+            router += ["--workers", str(arguments.workers)]
+            bare = [__file__, "--floor", "--rate", str(arguments.rate), "--tokens", str(arguments.tokens)]
+            with (
+                process(folder / "router", "http", *router) as (ours, our_address),
+                process(folder / "floor", "http", *bare) as (least, least_address),
+            ):
                 time.sleep(2.0)  # the first language server has to be found
-                ours = measure("router", server, address, arguments.streams, body)
-        bare = [__file__, "--floor", "--rate", str(arguments.rate), "--tokens", str(arguments.tokens)]
-        with process(folder / "floor", "http", *bare) as (server, address):
-            least = measure("floor", server, address, arguments.streams, body)
-    print(f"the router takes {ours / least:.2f} times the floor, on {os.cpu_count()} CPUs")
+                ratios = [
+                    measure("router", ours, our_address, arguments.streams, body)
+                    / measure("floor", least, least_address, arguments.streams, body)
+                    for _ in range(arguments.repeat)
+                ]
+    print(f"the router takes {median(ratios):.2f} times the floor (median), on {os.cpu_count()} CPUs")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -47,6 +49,28 @@ def test_rows_keep_what_their_matchers_allow(matchers: list[StubMatcher | None])
             allowed = list(matcher.allowed) if bound else list(range(VOCAB))  # type: ignore[union-attr]
             assert changed[row].isfinite().nonzero().flatten().tolist() == sorted(allowed)
             assert torch.equal(changed[row, allowed], logits[row, allowed])
+
+
+class SlowMatcher(StubMatcher):
+    def __init__(self, *allowed: int) -> None:
+        super().__init__(*allowed)
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def fill(self, mask: npt.NDArray[np.uint8]) -> None:
+        self.begun.set()
+        assert self.may_end.wait(20)
+        super().fill(mask)
+
+
+def test_they_are_made_meanwhile() -> None:
+    masks = GrammarMasks(max_rows=1, vocab_size=VOCAB, device=torch.device("cpu"))
+    slow = SlowMatcher(3)
+    masks.start([slow])  # type: ignore[list-item]
+    assert slow.begun.wait(20)  # here the forward runs, and nobody waits
+    slow.may_end.set()
+    logits = torch.zeros(1, VOCAB)
+    masks.apply(logits)
+    assert logits.isfinite().nonzero().tolist() == [[0, 3]]
 
 
 def test_the_time_is_counted() -> None:

@@ -84,9 +84,16 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def serve_metrics(registry: CollectorRegistry, address: str) -> tuple[int, Callable[[], None]]:
-    """Shows `registry` at http://address/metrics from a thread of its own; returns the port and a stop function."""
+    """Shows `registry` at http://address/metrics from a thread of its own; returns the port and a stop function.
+
+    Raises:
+        OSError: the address is taken or not ours.
+    """
     host, port = split_address(address)
-    httpd, thread = start_http_server(port, addr=host, registry=registry)
+    try:
+        httpd, thread = start_http_server(port, addr=host, registry=registry)
+    except OSError as error:
+        raise OSError(f"can't show metrics at {address}: {error.strerror or error}") from None
 
     def stop() -> None:
         httpd.shutdown()

@@ -79,7 +79,7 @@ def _select(
 
 
 def _end(number: int, _: object) -> None:
-    sys.exit(128 + number)
+    sys.exit(0)  # as when it is told to end later
 
 
 def main() -> int:
@@ -103,7 +103,8 @@ def main() -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC has to say reaches us as errors too
     # Until a role takes its signals over, which is after torch is imported: as the first process of a container it
     # would not be ended by SIGTERM at all.
-    signal.signal(signal.SIGTERM, _end)
+    if role not in TOOLS:
+        signal.signal(signal.SIGTERM, _end)
     try:
         return TOOLS[role].run(argv) if role in TOOLS else run(role, argv, os.environ)
     except ConfigError as error:

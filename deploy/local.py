@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common.config import read_table, write_table
+from common.config import parse, read_table, write_table
 from common.lifecycle import Shutdown
 from common.options import options_of
 from common.rpc import channel
@@ -24,6 +25,9 @@ from common.state import ProcessState, write_processes
 from deploy.child import Child
 from deploy.programs import PROGRAMS
 from deploy.serve_config import ServeConfig
+from router.config import RouterConfig
+from router.http.auth import Keys
+from router.listening import listen
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +73,7 @@ class LocalServers:
 
     async def __aenter__(self) -> LocalServers:
         try:
+            self._check_router()
             if self._config.colocated:
                 await self._start_colocated()
             else:
@@ -83,6 +88,18 @@ class LocalServers:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self._stop()
+
+    def _check_router(self) -> None:
+        """What would end the router, after minutes in which models were loaded, ends here.
+
+        Raises:
+            ConfigError, OSError: its options, its keys or its port.
+        """
+        argv = [*role_argv(self._config, "router"), *self._config_argv["router"]]
+        argv += [*("--encode", "127.0.0.1:1"), *("--language", "127.0.0.1:1")]  # whatever they will be
+        config = parse(RouterConfig, "router", argv, router_environ(self._config, os.environ))
+        Keys(config.api_key, config.api_key_file)
+        listen(config.host, config.port).close()
 
     async def ready(self) -> str:
         """Starts the router and waits until a request with an image would succeed; the base URL of the HTTP API."""
@@ -126,7 +143,8 @@ class LocalServers:
 
     async def _watch(self, child: Child) -> None:
         status = await child.process.wait()
-        if not self._stopping or status != 0:
+        # One that is told to end before its interpreter has begun dies of the signal.
+        if not self._stopping or status not in (0, -signal.SIGTERM):
             self.failure = self.failure or child.describe_end()
             self._on_death(self.failure)
 

@@ -117,7 +117,9 @@ def _advice(failure: Failure) -> str:
 def _advice_for(trouble: str) -> str:
     """For a server that is not ready."""
     if "onnect" in trouble or "could not be reached" in trouble or "does not answer" in trouble:
-        return "Does it run, and can the router's machine reach that address (9001, 9002)?"
+        return "Does it run, and can the router's machine reach that address?"
+    if "Method not found" in trouble:
+        return "A server of another role is there: are --encode and --language of the router the wrong way round?"
     if "another model" in trouble or "has hidden" in trouble or "has dtype" in trouble or "has levels" in trouble:
         return "Start it with the --model, --revision and --dtype that the others have."
     if "shutting down" in trouble:

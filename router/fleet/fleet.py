@@ -204,9 +204,12 @@ def _compare(ours: common_pb2.ModelInfo, server: Server) -> None:
         )
     for name in ("hidden", "levels", "dtype"):
         if ours.vision and getattr(theirs, name) != getattr(ours, name):
-            raise ModelMismatchError(
-                f"{server} has {name} {getattr(theirs, name)}, the first language server {getattr(ours, name)}"
-            )
+            here, there = (_told(name, getattr(info, name)) for info in (theirs, ours))
+            raise ModelMismatchError(f"{server} has {name} {here}, the first language server {there}")
+
+
+def _told(name: str, value: int) -> str:
+    return common_pb2.DType.Name(common_pb2.DType.ValueType(value)).lower() if name == "dtype" else str(value)
 
 
 async def _load_model(

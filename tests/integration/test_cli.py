@@ -208,10 +208,37 @@ def test_without_a_role_the_roles_are_listed() -> None:
 def test_sigterm_counts_before_a_role_has_taken_over() -> None:
     """Whatever the disposition was: the first process of a container is not ended by a signal that nobody handles."""
     program = (
-        "import os, signal, sys, time; from types import SimpleNamespace; import deploy.cli as cli;"
+        "import os, signal, sys, time; import deploy.cli as cli;"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        "cli.TOOLS['top'] = SimpleNamespace(run=lambda argv: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(30)));"
-        "sys.argv = ['epd', 'top']; sys.exit(cli.main())"
+        "cli.run = lambda *_: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(30));"
+        "sys.argv = ['epd', 'encode']; sys.exit(cli.main())"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=TIMEOUT, check=False)
-    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.returncode == 0
+
+
+def test_sigterm_counts_while_serve_starts_its_processes() -> None:
+    command = [sys.executable, "-m", "deploy.cli", "serve", "--fake", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as serving:
+        assert serving.stderr is not None
+        assert "epd serve" in serving.stderr.readline()
+        serving.send_signal(signal.SIGTERM)
+        said = serving.communicate(timeout=TIMEOUT)[1]
+    assert serving.returncode == 0, said
+    assert "ERROR" not in said, said
+
+
+def test_serve_starts_nothing_that_its_router_would_end(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        wrong = {
+            ("--port", port): (1, "Address already in use"),
+            ("--port", "99999"): (2, "--port 99999 is out of range"),
+            ("--port", "0", "--api-key-file", str(tmp_path / "none")): (2, "--api-key-file"),
+        }
+        for argv, (status, message) in wrong.items():
+            done = epd("serve", "--fake", *argv)
+            assert (done.returncode, message in done.stderr) == (status, True), done.stderr
+            assert ": up after" not in done.stdout + done.stderr

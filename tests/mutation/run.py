@@ -37,6 +37,10 @@ TIMEOUT = 300.0  # seconds for one mutant: a test that hangs has noticed somethi
 INERT = {
     "*.cache_control": "prefixes are cached anyway",
     "*.AssistantMessage.provider_specific_fields": "of LiteLLM, for providers that know them",
+    "*.AssistantMessage.annotations": "of a web search, which nobody made here",
+    "*.AssistantMessage.parsed": "OpenAI's client made it of the content",
+    "*.parsed_arguments": "OpenAI's client made them of the arguments",
+    "*.ToolCall.index": "a call's place in a stream that is over",
     "completions.best_of": "refused, but for as many as n",
     "*.JsonSchema.description": "a grammar has no place for it",
     "messages.Thinking.budget_tokens": "a hint that nothing enforces",

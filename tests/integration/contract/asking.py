@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
+
+from tests.serving import TIMEOUT, Served
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
@@ -18,6 +20,12 @@ def strict(answer: AnswerT) -> AnswerT:
     kind = type(answer)
     kind.model_validate_json(json.dumps(answer.to_dict(mode="json")), strict=True)  # type: ignore[attr-defined]
     return answer
+
+
+def client_of(served: Served, key: str = "none") -> OpenAI:
+    """Without retries: every answer is the first one."""
+    http = DefaultHttpxClient(trust_env=False)
+    return OpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0, timeout=TIMEOUT, http_client=http)
 
 
 def user(content: Any) -> list[dict[str, Any]]:

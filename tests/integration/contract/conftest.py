@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from anthropic import Anthropic
 from anthropic import DefaultHttpxClient as AnthropicHttpClient
-from openai import DefaultHttpxClient, OpenAI
+from openai import OpenAI
 
 from deploy.programs import demo_folder
+from tests.integration.contract.asking import client_of
 from tests.integration.contract.script import RULES
 from tests.serving import TIMEOUT, Served, serving
 
@@ -43,15 +44,9 @@ def playing(folder: Path, *, strict_fields: bool = False) -> Iterator[Served]:
         yield served
 
 
-def client_of(served: Served, key: str = KEYS[0]) -> OpenAI:
-    """Without retries: every answer is the first one."""
-    http = DefaultHttpxClient(trust_env=False)
-    return OpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0, timeout=TIMEOUT, http_client=http)
-
-
 @pytest.fixture(scope="session")
 def client(served: Served) -> Iterator[OpenAI]:
-    with client_of(served) as client:
+    with client_of(served, KEYS[0]) as client:
         yield client
 
 

@@ -10,8 +10,8 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionChunk
 
-from tests.integration.contract.asking import ask, stream, streamed_text, user
-from tests.integration.contract.conftest import KEYS, client_of
+from tests.integration.contract.asking import ask, client_of, stream, streamed_text, user
+from tests.integration.contract.conftest import KEYS
 from tests.integration.contract.script import STORY
 from tests.serving import Served
 

@@ -13,8 +13,8 @@ from openai.types.chat import ChatCompletionMessage
 from openai.types.responses import Response
 from pydantic import BaseModel
 
-from tests.integration.contract.asking import ask, text_of, user
-from tests.integration.contract.conftest import client_of, playing
+from tests.integration.contract.asking import ask, client_of, text_of, user
+from tests.integration.contract.conftest import KEYS, playing
 from tests.integration.contract.script import CITY, FORECAST, GREETING
 
 
@@ -37,7 +37,7 @@ TOOL: dict[str, Any] = {"type": "function", **CHAT_TOOL["function"]}
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     """Of a router that refuses unknown fields."""
     folder = tmp_path_factory.mktemp("strict")
-    with playing(folder, strict_fields=True) as served, client_of(served) as client:
+    with playing(folder, strict_fields=True) as served, client_of(served, KEYS[0]) as client:
         yield client
 
 

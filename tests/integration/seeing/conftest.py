@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 from anthropic import Anthropic
 from anthropic import DefaultHttpxClient as AnthropicHttpClient
-from openai import DefaultHttpxClient, OpenAI
+from openai import OpenAI
 
 from deploy.programs import demo_folder
+from tests.integration.contract.asking import client_of
 from tests.serving import TIMEOUT, Served, serving
 
 
@@ -27,10 +28,7 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def client(seeing: Served) -> Iterator[OpenAI]:
-    http = DefaultHttpxClient(trust_env=False)
-    with OpenAI(
-        base_url=f"{seeing.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT, http_client=http
-    ) as client:
+    with client_of(seeing) as client:
         yield client
 
 

@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from openai import DefaultHttpxClient, OpenAI
+from openai import OpenAI
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, Field
 from tokenizers import Tokenizer
 
-from tests.checkpoints import DEMO_FILES, write_checkpoint
+from tests.checkpoints import DEMO_FILES
 from tests.integration.contract.asking import stream, streamed_text, strict, user
 from tests.integration.contract.media import image_part, png
-from tests.serving import TIMEOUT, Served, serving
+from tests.integration.system.small import small_system
+from tests.serving import Served
 
 TOKENIZER = Tokenizer.from_file(str(DEMO_FILES / "tokenizer.json"))
 END = TOKENIZER.token_to_id("<|im_end|>")
@@ -42,20 +43,8 @@ OTHER = {"type": "function", "function": {"name": "wipe", "parameters": NOTHING}
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("features")
-    model = write_checkpoint(folder / "demo", "moe")
-    options = ["--dtype", "float32", "--kv-cache-bytes", "64MiB", "--max-num-seqs", "16", "--max-model-len", "2048"]
-    with serving(model, folder / "state.json", *options) as served:
+    with small_system(tmp_path_factory.mktemp("features")) as served:
         yield served
-
-
-@pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    http = DefaultHttpxClient(trust_env=False)
-    with OpenAI(
-        base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT, http_client=http
-    ) as client:
-        yield client
 
 
 def ask(client: OpenAI, content: Any = "Draw something.", **fields: Any) -> ChatCompletion:

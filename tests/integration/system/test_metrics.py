@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from openai import DefaultHttpxClient, OpenAI
+from openai import OpenAI
 from openai.types import CompletionUsage
 
-from tests.checkpoints import write_checkpoint
 from tests.integration.contract.asking import user
 from tests.integration.contract.media import image_part, png
-from tests.serving import TIMEOUT, Served, serving
+from tests.integration.system.small import small_system
+from tests.serving import TIMEOUT, Served
 
 TOKENS = 8
 PICTURE = png(128, 128)
@@ -32,20 +32,8 @@ Samples = Mapping[str, float]
 
 @pytest.fixture
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("metrics")
-    model = write_checkpoint(folder / "demo", "moe")
-    options = ["--dtype", "float32", "--kv-cache-bytes", "64MiB", "--max-num-seqs", "16", "--max-model-len", "2048"]
-    with serving(model, folder / "state.json", *options) as served:
+    with small_system(tmp_path_factory.mktemp("metrics")) as served:
         yield served
-
-
-@pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    http = DefaultHttpxClient(trust_env=False)
-    with OpenAI(
-        base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT, http_client=http
-    ) as client:
-        yield client
 
 
 def ask(client: OpenAI, content: Any, **fields: Any) -> CompletionUsage:

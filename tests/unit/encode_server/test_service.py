@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from common.rpc import HealthReporter
+from encode_server.engine import EncodeEngine
 from encode_server.metrics import EncodeMetrics
 from encode_server.service import watch_progress
 from tests.encode_stubs import WAIT, StubProcessor, StubTower, make_engine, media, opening
@@ -24,6 +25,15 @@ class StubHealth:
         self.said.put_nowait(serving)
 
 
+async def give_work(engine: EncodeEngine, tower: StubTower) -> None:
+    """An item on which the tower stops."""
+    tower.gate.clear()
+    data = media(1.0)
+    claim = engine.join(opening(data))
+    assert await engine.has_to_upload(claim)
+    await engine.deliver(claim, [data])
+
+
 @pytest.mark.parametrize("dies", [False, True])
 async def test_a_tower_without_progress_is_not_serving_until_it_goes_on(dies: bool) -> None:
     tower, health = StubTower(), StubHealth()
@@ -33,11 +43,7 @@ async def test_a_tower_without_progress_is_not_serving_until_it_goes_on(dies: bo
         watch_progress(engine, cast(HealthReporter, health), stall_seconds=0.05, give_up_seconds=200.0)
     )
     try:
-        tower.gate.clear()
-        data = media(1.0)
-        claim = engine.join(opening(data))
-        assert await engine.has_to_upload(claim)
-        await engine.deliver(claim, [data])
+        await give_work(engine, tower)
         assert not await asyncio.wait_for(health.said.get(), WAIT)
         tower.broken = dies
         tower.gate.set()
@@ -57,11 +63,7 @@ async def test_a_tower_that_hangs_for_good_is_given_up() -> None:
     engine = make_engine(tower, StubProcessor(), EncodeMetrics())
     await engine.start()
     try:
-        tower.gate.clear()
-        data = media(1.0)
-        claim = engine.join(opening(data))
-        assert await engine.has_to_upload(claim)
-        await engine.deliver(claim, [data])
+        await give_work(engine, tower)
         watching = watch_progress(engine, cast(HealthReporter, health), stall_seconds=0.05, give_up_seconds=99.0)
         assert (await asyncio.wait_for(watching, WAIT)).startswith("no progress for")
     finally:

@@ -15,19 +15,15 @@ from typing import Any
 import httpx
 
 from deploy.programs import demo_folder
-from tests.compose import dashboard
+from tests.compose import dashboard, images
+from tests.compose.images import NODES, ROLES, TAG
 from tests.compose.network import cut_off, run_ip, slow
 from tests.compose.project import PROJECT, Container, Project, wait_until
 from tests.compose.questions import answers, ask, check_answers, fresh_image, known_image, question
 from tests.compose.traffic import traffic
 
-ROLES = ("encode", "language", "router")
 PORT = 18000  # of the router on this host
-TAG = "drill"  # of the images: those that this machine runs are left alone
 DATA = "data"  # the network between the servers
-ROUTER_BYTES = 150e6  # of layers above the base image
-NODES = {"ENCODE_ADDRESS": "10.255.77.1", "LANGUAGE_ADDRESS": "10.255.77.2"}  # of the files for two machines
-_COMPILERS = ("cc", "gcc", "g++", "clang", "ld", "make")
 
 
 class Drill:
@@ -63,47 +59,9 @@ class Drill:
         with contextlib.suppress(AssertionError):
             self.project.up()
 
-    # -- what is built ------------------------------------------------------------------------------------------------
-
     def images(self) -> str:
         """Built; small, without torch where that is not needed, without compilers, not root."""
-        Project(self._variables, profiles=["observability"]).compose("config", "--quiet")
-        for node in ("encode", "language"):
-            files = (f"node-{node}.compose.yaml", f"node-{node}.gpu.compose.yaml")
-            for number in (1, 2):
-                Project({**self._variables, **NODES}, *files[:number]).compose("config", "--quiet")
-        self.project.compose("build", "--quiet")
-        self.project.docker(
-            "build", "--quiet", "--file", "deploy/Dockerfile", "--target", "all", "--tag", f"epd-all:{TAG}",
-            "--build-arg", f"TORCH_INDEX={self._variables['TORCH_INDEX']}", ".",
-        )  # fmt: skip
-        for role in (*ROLES, "all"):
-            (facts,) = json.loads(self.project.docker("image", "inspect", f"epd-{role}:{TAG}"))
-            config = facts["Config"]
-            assert config["User"] == "10001:10001", config["User"]
-            assert config["Healthcheck"]["Test"], role
-            found = self._in_image(role, "sh", "-c", f"command -v {' '.join(_COMPILERS)} || true")
-            assert not found.strip(), f"{role}: {found}"
-        self._in_image("router", "python", "-c", "import importlib.util as u; assert not u.find_spec('torch')")
-        self._in_image("router", "python", "-c", "import importlib.util as u; assert not u.find_spec('transformers')")
-        size = self._own_bytes("router")
-        assert size < ROUTER_BYTES, f"{size / 1e6:.0f} MB"
-        return f"router {size / 1e6:.0f} MB above its base, encode {self._own_bytes('encode') / 1e6:.0f} MB"
-
-    def _in_image(self, role: str, *command: str) -> str:
-        """What a command writes in a fresh container without network."""
-        entry, *arguments = command
-        options = ("--rm", "--network=none", "--read-only", f"--entrypoint={entry}")
-        return self.project.docker("run", *options, f"epd-{role}:{TAG}", *arguments)
-
-    def _own_bytes(self, role: str) -> int:
-        """Of the layers that are not those of the base image."""
-        layers = self.project.docker(
-            "history", "--human=false", "--format={{.Size}} {{.CreatedBy}}", f"epd-{role}:{TAG}"
-        )
-        ours = [line for line in layers.splitlines() if "buildkit" in line]
-        assert ours, layers
-        return sum(int(line.split()[0]) for line in ours)
+        return images.build(self.project, self._variables)
 
     # -- a system that runs -------------------------------------------------------------------------------------------
 

@@ -54,10 +54,7 @@ class EncodeMetrics:
         self.ship_failures = Counter(
             "epd_ship_failures", "Grants that could not be used", ["revoked"], registry=registry
         )
-        for revoked in (
-            "true",
-            "false",
-        ):  # shown from the start: what appears with its first event has no rate
+        for revoked in ("true", "false"):  # shown from the start: what appears with its first event has no rate
             self.ship_failures.labels(revoked)
 
     def watch_load(self, load: Callable[[], common_pb2.Load]) -> None:

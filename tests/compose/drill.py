@@ -295,7 +295,7 @@ class Drill:
         self.project.compose("stop", "router")
         reader.join(60)
         assert said[-2:] == ["data: [DONE]", ""], said[-3:]
-        told = self.project.logs("--since", f"{since:.0f}", "router")
+        told = self.project.logs("--since", f"{since:.3f}", "router")
         assert "finishing 1 request" in told, f"it had ended before the router was told to stop: {told}"
         usage = json.loads(said[-4].removeprefix("data: "))["usage"]
         assert usage["completion_tokens"] == body["max_tokens"], usage

@@ -79,7 +79,7 @@ def run(drill: Drill, steps: Mapping[str, Callable[[Drill], str]], *, keep: bool
                 note, outcome = "", "failed"
                 failed += 1
                 traceback.print_exc()
-                print(drill.project.logs("--since", f"{since:.0f}", "--tail", "60"), flush=True)
+                print(drill.project.logs("--since", f"{since:.3f}", "--tail", "60"), flush=True)
             print(f"  {name:<25} {outcome} {time.monotonic() - begin:6.1f} s  {note}", flush=True)
             if outcome == "failed":
                 drill.recover()

@@ -74,7 +74,7 @@ class FakeLanguageConfig(CommonOptions):
     script: Path | None = option(
         None,
         help="answers: a JSON list, or JSON lines, of objects with match, answer or tokens, delay_seconds, "
-        "tokens_per_second, error, message",
+        "tokens_per_second, cached_tokens, error, message",
         metavar="FILE",
     )
     rate: float = option(100.0, help="tokens a second of each request; 0: all at once")

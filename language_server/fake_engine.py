@@ -134,7 +134,9 @@ class FakeEngine:
             self._stats["inbox_hits"] += 1
         self._stats["inbox_misses"] += len(request.missing)
         request.lacked_media = bool(request.missing)
-        self._events.admitted.add(handle=request.handle, needed_keys=list(request.missing))
+        self._events.admitted.add(
+            handle=request.handle, cached_tokens=request.cached_tokens, needed_keys=list(request.missing)
+        )
 
     def _finish(
         self,
@@ -155,6 +157,7 @@ class FakeEngine:
             stop_token_id=stop_token_id,
             times=[common_pb2.StageTime(stage=stage.name, milliseconds=1000 * stage.seconds) for stage in stages],
             prompt_tokens=len(request.prompt_ids),
+            cached_tokens=request.cached_tokens,
             output_tokens=request.made,
         )
         for grant_id, granted in list(self._granted.items()):

@@ -21,6 +21,7 @@ from common.stages import TimedStage
 from language_server.engine.limits import Limits
 from language_server.engine.sampling_params import SamplingParams, read_sampling
 from language_server.fake_script import Script, default_answer
+from language_server.model_files import model_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class FakeModel:
         if eos is None:
             raise ValueError(f"{model_dir / 'generation_config.json'} names no eos_token_id: no answer could end")
         return FakeModel(
-            name=model_dir.absolute().name,
+            name=model_name(model_dir),
             config=config,
             tokenizer=Tokenizer.from_str((model_dir / "tokenizer.json").read_text()),
             eos_ids=(eos,) if isinstance(eos, int) else tuple(eos),
@@ -76,6 +77,7 @@ class FakeRequest:
     filler: int
     delay: float
     rate: float
+    cached_tokens: int
     failure: common_pb2.Error | None
     resumed: int
     deadline: float
@@ -184,6 +186,7 @@ class FakeAdmission:
             filler=self._encode(".")[0],
             delay=rule.delay_seconds if rule is not None else 0.0,
             rate=rule.tokens_per_second if rule is not None and rule.tokens_per_second else self._rate,
+            cached_tokens=min(rule.cached_tokens if rule is not None else 0, len(generate.prompt_ids) - 1),
             failure=rule.failure if rule is not None else None,
             resumed=resumed,
             deadline=time.monotonic() + generate.deadline_seconds if generate.deadline_seconds > 0 else math.inf,

@@ -5,11 +5,13 @@ A script is a JSON list of rules, or a file with one rule a line; the first one 
     {"match": "weather", "answer": "It rains.", "tokens_per_second": 20}
     {"match": "riddle", "answer": "<think>Hm.</think>A river."}
     {"match": "split", "tokens": ["Hel", "lo", 1234], "delay_seconds": 0.5}
+    {"match": "again", "answer": "As I said.", "cached_tokens": 128}
     {"match": "crash", "answer": "Once upon", "error": "INTERNAL", "message": "as the script says"}
 
 `match` is looked for in the decoded prompt (special tokens included); without it a rule fits everything. Special tokens
 in an answer are those tokens. With `tokens` instead of `answer` a script says where tokens begin and end: each text is
-tokenized for itself, a number is a token's id. The first token comes after `delay_seconds`. With `error` (a code of
+tokenized for itself, a number is a token's id. The first token comes after `delay_seconds`;
+`cached_tokens` of the prompt are said to have been in the prefix cache. With `error` (a code of
 proto/common.proto) the request fails once the answer or the delay is over; if there is neither, it is refused.
 """
 
@@ -36,6 +38,7 @@ class Rule:
     tokens: Sequence[str | int] | None = None
     delay_seconds: float = 0.0
     tokens_per_second: float | None = None
+    cached_tokens: int = 0
     error: str | None = None
     message: str = "the script says so"
 
@@ -54,6 +57,9 @@ class Rule:
         rate = self.tokens_per_second
         if rate is not None and not (isinstance(rate, int | float) and rate > 0):
             raise ValueError(f"'tokens_per_second' is a positive number, not {rate!r}")
+        cached = self.cached_tokens
+        if isinstance(cached, bool) or not (isinstance(cached, int) and cached >= 0):
+            raise ValueError(f"'cached_tokens' is a number of tokens, not {cached!r}")
         if self.error is not None and self.error not in _CODES:
             raise ValueError(f"'error' is one of {', '.join(_CODES)}, not {self.error!r}")
 

@@ -1,4 +1,4 @@
-"""The files that a router needs to talk to the model, on their way to it."""
+"""What a router has to know of a checkpoint to talk to the model: its name, and files on their way to it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pathlib import Path
 from common.fingerprint import ROUTER_FILES
 from common.pb import language_pb2 as pb
 from common.rpc import CHUNK_BYTES
+
+
+def model_name(model: str | Path) -> str:
+    """The base name of a directory, also of ".", or of a hub id. For "NAME/model" it is NAME, which says more."""
+    path = Path(model).absolute()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def stream_model_files(model_dir: Path) -> Iterator[pb.FileChunk]:

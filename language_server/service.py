@@ -13,7 +13,6 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import grpc
 
@@ -40,7 +39,7 @@ from language_server.engine.sizes import default_inbox_bytes
 from language_server.engine_client import EngineClient
 from language_server.inbox import Inbox, InboxMetrics
 from language_server.metrics import LanguageMetrics
-from language_server.model_files import stream_model_files
+from language_server.model_files import model_name, stream_model_files
 from language_server.sessions import Sessions
 
 log = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ class LanguageServer:
         self.info = await self._engine.start()
         cleanup.push_async_callback(self._engine.stop)
         self.info.fingerprint = fingerprint
-        self.info.name = _base_name(config.model)
+        self.info.name = model_name(config.model)
         await self._start_receivers(outside, cleanup)
         if config.metrics_listen is not None:
             metrics_port, stop_metrics = serve_metrics(self.metrics.registry, config.metrics_listen)
@@ -296,12 +295,6 @@ def _engine_options(config: LanguageConfig, model_dir: str) -> EngineOptions:
         block_size=config.block_size,
         prefix_caching=config.prefix_caching,
     )
-
-
-def _base_name(model: str) -> str:
-    """Of a directory, also of ".", or of a hub id. For "NAME/model" it is NAME, which says more."""
-    path = Path(model).absolute()
-    return path.parent.name if path.name == "model" else path.name
 
 
 def _host(address: str | None) -> str:

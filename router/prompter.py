@@ -85,6 +85,8 @@ class Prompter:
         )
         self._loader.check_counts(conversation.media)
         options = request.template_options
+        for name in sorted(model.template.fixed & options.keys()):
+            raise Problem(400, "this variable is not for a request to set", param=f"chat_template_kwargs.{name}")
         size = conversation.text_bytes + text_bytes(options)
         self._check_text(size, model)
         size += _MESSAGE_CHARACTERS * (len(conversation.messages) + len(conversation.tools))

@@ -23,6 +23,7 @@ class Outcome:
     tokens: list[int] = field(default_factory=list)
     admitted: pb.Admitted | None = None
     finished: pb.Finished | None = None
+    cached_tokens: int | None = None  # with the first output
     needs: list[bytes] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
     logprobs: list[pb.TokenLogprobs] = field(default_factory=list)
@@ -98,11 +99,16 @@ class EngineDriver:
         for output in events.events.outputs:
             outcome = self.outcomes[output.handle]
             assert len(output.logprobs) in (0, len(output.token_ids))
+            assert output.HasField("cached_tokens") == (not outcome.tokens), "it comes with the first output"
+            if not outcome.tokens:
+                outcome.cached_tokens = output.cached_tokens
             outcome.tokens += output.token_ids
             outcome.logprobs += output.logprobs
         for finished in events.events.finished:
-            assert self.outcomes[finished.handle].finished is None, "a request that ended twice"
-            self.outcomes[finished.handle].finished = finished
+            outcome = self.outcomes[finished.handle]
+            assert outcome.finished is None, "a request that ended twice"
+            assert outcome.cached_tokens in (None, finished.cached_tokens)
+            outcome.finished = finished
         for grant_id in events.revoked:
             self._open.pop(grant_id, None)
             self.engine.grant_closed(grant_id, "")

@@ -1,10 +1,12 @@
-"""`epd serve` as a user starts it: three processes, found through the state file, ended by SIGTERM."""
+"""The system as a user starts it: processes that are found through the state file, and ended by SIGTERM."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,10 +39,30 @@ class Served:
 @contextmanager
 def serving(model: Path, state_file: Path, *argv: str) -> Iterator[Served]:
     """Starts `epd serve`, waits until it is ready, and ends it; asserts that it ends with status 0."""
-    command = [sys.executable, "-m", "deploy.cli", "serve", "--model", str(model), "--port", "0"]
-    command += ["--state-file", str(state_file), *argv]
+    with _running("serve", state_file, "--model", str(model), *argv) as served:
+        yield served
+
+
+@contextmanager
+def routing(
+    behind: Served, state_file: Path, *argv: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Served]:
+    """One more router in front of the servers of `behind`, likewise. It is ready for images, too."""
+    servers = ("--encode", behind.addresses["encode"]["grpc"], "--language", behind.addresses["language"]["grpc"])
+    with _running("router", state_file, *servers, *argv, environment=environment) as served:
+        deadline = time.monotonic() + TIMEOUT
+        while httpx.get(f"{served.url}/ready", trust_env=False).status_code != 200:
+            assert time.monotonic() < deadline, state_file.with_suffix(".log").read_text()
+            time.sleep(0.05)
+        yield served
+
+
+@contextmanager
+def _running(role: str, state_file: Path, *argv: str, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
+    command = [sys.executable, "-m", "deploy.cli", role, "--port", "0", "--state-file", str(state_file), *argv]
     log = state_file.with_suffix(".log")
-    with log.open("w") as file, subprocess.Popen(command, cwd=ROOT, stderr=file, stdout=file) as process:
+    env = {**os.environ, **(environment or {})}
+    with log.open("w") as file, subprocess.Popen(command, cwd=ROOT, env=env, stderr=file, stdout=file) as process:
         try:
             yield _wait_ready(process, state_file, log)
             process.send_signal(signal.SIGTERM)

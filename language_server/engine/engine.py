@@ -267,11 +267,12 @@ class Engine:
         self._fail(request, error)
 
     def _append(self, request: Request, token: int, logprobs: pb.TokenLogprobs | None) -> None:
-        if request.first_token_at is None:
-            request.first_token_at = time.monotonic()
         request.append(token)
         told = [logprobs] if logprobs is not None else []
-        self._events.events.outputs.add(handle=request.handle, token_ids=[token], logprobs=told)
+        output = self._events.events.outputs.add(handle=request.handle, token_ids=[token], logprobs=told)
+        if request.first_token_at is None:
+            request.first_token_at = time.monotonic()
+            output.cached_tokens = request.cached_tokens or 0
         made, sampling = len(request.output_ids), request.sampling
         if token in sampling.stop_token_ids:
             self._finish(request, pb.Finished.STOP, stop_token_id=token)

@@ -49,6 +49,7 @@ class Choice:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     last_token_at: float = 0.0
+    cached_tokens: int = 0  # of the prompt
 
     @property
     def knows_prompt(self) -> bool:

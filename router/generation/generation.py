@@ -115,7 +115,6 @@ class Generation:
         self.choices: list[Choice] = []
         self.plans: tuple[Plan, ...] = ()
         self.timings: dict[str, float] = {}  # milliseconds by stage, as clients are shown them
-        self.cached_tokens = 0
         self.first_token_s: float | None = None
 
     # -- the life of a request ---------------------------------------------------------------------------------------
@@ -224,6 +223,11 @@ class Generation:
         for encode in self._encodes.values():
             await encode.wait_closed()
 
+    @property
+    def cached_tokens(self) -> int:
+        """Of each prompt once, found in the prefix cache of the server where it was computed first."""
+        return sum(choice.cached_tokens for choice in self.choices if choice.number == 0)
+
     def collect_times(self) -> dict[str, float]:
         """Milliseconds by stage, as far as they are known."""
         for encode in self._encodes.values():
@@ -281,8 +285,8 @@ class Generation:
     ) -> None:
         match message:
             case language_pb2.Admitted():
-                if not choice.admitted and choice.number == 0:
-                    self.cached_tokens += message.cached_tokens
+                if not choice.admitted:
+                    choice.cached_tokens = message.cached_tokens
                 choice.admitted = True
                 choice.span.event("admitted")
                 choice.homeless_until = choice.pause = 0.0
@@ -309,8 +313,10 @@ class Generation:
             self.first_token_s = now - self._began
             self._metrics.first_token.observe(self.first_token_s)
             choice.span.event("first token")
-        elif choice.last_token_at:
+        if choice.last_token_at:
             self._metrics.inter_token.observe((now - choice.last_token_at) / len(message.token_ids))
+        elif message.HasField("cached_tokens"):
+            choice.cached_tokens = message.cached_tokens
         choice.last_token_at = now
         choice.output.feed(message.token_ids, message.logprobs)
         if choice.output.stop_string is not None:

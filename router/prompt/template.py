@@ -33,6 +33,8 @@ from router.syntax import THINK
 
 Piece = str | int  # text, or the id of a special token that the template wrote
 
+# What a request says in fields of their own.
+_CONVERSATION = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 _WORD = "word"  # to try a template with
 
 # What a template may stumble over when messages are of a shape that it did not expect.
@@ -50,7 +52,8 @@ _TEMPLATE_ERRORS = (
 class ChatTemplate:
     """A compiled chat template and the special tokens that only it may write.
 
-    `asks_for` are the variables that it reads; `thinks` tells whether it knows of reasoning.
+    `asks_for` are the variables that it reads, `fixed` those that are the conversation or the checkpoint's own;
+    `thinks` tells whether it knows of reasoning.
 
     Args:
         source: Jinja2.
@@ -79,6 +82,7 @@ class ChatTemplate:
         self.asks_for = frozenset(jinja2.meta.find_undeclared_variables(tree))
         self.thinks = THINK in source
         self._variables = dict(variables)
+        self.fixed = _CONVERSATION | self._variables.keys()
         self._special = dict(special)
         self._added = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
         # Two characters are enough to tell a possible special token; the first one alone counts at the end of a string,
@@ -133,7 +137,7 @@ class ChatTemplate:
             tools: JSON schemas of functions.
             add_generation_prompt: ends with the opening of the assistant's turn.
             continue_final_message: the last message is left open instead, for the model to go on with.
-            options: more variables for the template (`chat_template_kwargs`).
+            options: more variables for the template (`chat_template_kwargs`), none of them one of the `fixed`.
 
         Raises:
             InvalidRequestError: the template refuses the messages, or a string of theirs is not Unicode text.
@@ -156,7 +160,6 @@ class ChatTemplate:
                 text = text.replace(sentinel, first)
             return text
 
-        # The variables of the request come first: they can't replace the conversation or what the checkpoint defines.
         try:
             variables = {**guard(options or {}), **self._variables}
             guarded, guarded_tools = guard([*map(self._fitted, messages)]), guard(tools) if tools else None

@@ -22,7 +22,7 @@ KEYS = ("key-of-alice", "key-of-bob")
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Fakes that follow the script, and a router with two names for the model, two keys, and a folder of images."""
+    """Fakes that follow the script, and a router with two keys."""
     with playing(tmp_path_factory.mktemp("contract")) as served:
         yield served
 
@@ -34,12 +34,10 @@ def playing(folder: Path, *, strict_fields: bool = False) -> Iterator[Served]:
     script.write_text(json.dumps(RULES))
     config.write_text(
         f"[language]\nscript = {json.dumps(str(script))}\nrate = 600\n"
-        f"[router]\nallow-private-media = true\nmedia-timeout-seconds = 2\n"
-        f"allowed-local-media-path = {json.dumps(str(demo_folder() / 'images'))}\n"
-        f"strict-fields = {json.dumps(strict_fields)}\n"
+        f"[router]\nstrict-fields = {json.dumps(strict_fields)}\n"
     )
     options = ["--fake", "--max-model-len", "4096", "--config", str(config)]
-    options += ["--served-model-name", "demo", "org/demo", "--api-key", *KEYS]
+    options += ["--served-model-name", "demo", "--api-key", *KEYS]
     with serving(demo_folder() / "model", folder / "state.json", *options) as served:
         yield served
 
@@ -47,13 +45,6 @@ def playing(folder: Path, *, strict_fields: bool = False) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def client(served: Served) -> Iterator[OpenAI]:
     with client_of(served, KEYS[0]) as client:
-        yield client
-
-
-@pytest.fixture(scope="session")
-def bob(served: Served) -> Iterator[OpenAI]:
-    """With another key."""
-    with client_of(served, KEYS[1]) as client:
         yield client
 
 

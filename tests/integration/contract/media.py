@@ -33,10 +33,17 @@ def image_part(data: bytes, **fields: Any) -> dict[str, Any]:
 
 @contextmanager
 def web_server(files: Mapping[str, tuple[str, bytes]]) -> Iterator[str]:
-    """The URL of a server that has these files: their types and contents by path."""
+    """The URL of a server that has these files: types and contents by path. Of `/stalled` only the head comes."""
+    closing = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path == "/stalled":
+                self.send_response(200)
+                self.send_header("content-length", "100")
+                self.end_headers()
+                closing.wait()
+                return
             kind, data = files.get(self.path, ("text/plain", b""))
             self.send_response(200 if data else 404)
             self.send_header("content-type", kind)
@@ -53,5 +60,6 @@ def web_server(files: Mapping[str, tuple[str, bytes]]) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
+            closing.set()
             server.shutdown()
             thread.join()

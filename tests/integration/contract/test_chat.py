@@ -33,11 +33,6 @@ def test_an_answer(client: OpenAI) -> None:
     assert answer.usage.completion_tokens_details is not None
 
 
-@pytest.mark.parametrize("name", ["demo", "org/demo"])
-def test_every_name_of_the_model(client: OpenAI, name: str) -> None:
-    assert ask(client, model=name).model == name
-
-
 def test_choices(client: OpenAI) -> None:
     answer = ask(client, n=3, temperature=1, seed=4)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
@@ -120,26 +115,3 @@ def test_timings(client: OpenAI) -> None:
     answer = ask(client, extra_body={"return_timings": True})
     stages = {"fetch", "preprocess", "vision", "transfer", "prefill", "decode", "queue"}
     assert set(answer.timings) == stages  # type: ignore[attr-defined]
-
-
-def test_fields_that_mean_nothing_here(client: OpenAI) -> None:
-    ask(
-        client,
-        user="me",
-        metadata={"a": "b"},
-        service_tier="auto",
-        safety_identifier="x",
-        prompt_cache_key="y",
-        store=True,
-        parallel_tool_calls=True,
-        logprobs=None,
-        stop=None,
-        stream=False,
-    )
-
-
-def test_unknown_fields_are_told(client: OpenAI) -> None:
-    raw = client.chat.completions.with_raw_response.create(
-        model="demo", messages=[{"role": "user", "content": "Greet."}], extra_body={"zebra": 1, "lion": None}
-    )
-    assert raw.headers["x-ignored-fields"] == "zebra"

@@ -46,8 +46,3 @@ def test_it_is_cut_off(client: OpenAI) -> None:
     (choice,) = ask(client, "Riddle me this.", max_tokens=4).choices
     assert (choice.message.content, choice.finish_reason) == (None, "length")
     assert THOUGHT.startswith(choice.message.reasoning)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high"])
-def test_efforts(client: OpenAI, effort: str) -> None:
-    assert text_of(ask(client, "Riddle me this.", reasoning_effort=effort)) == SOLUTION

@@ -5,42 +5,8 @@ from __future__ import annotations
 import pytest
 from openai import OpenAI
 
-from tests.integration.contract.asking import ask, stream, streamed_text, text_of, user
-from tests.integration.contract.script import GREETING, SPLIT, WORDS
-
-
-def test_the_order_of_chunks(client: OpenAI) -> None:
-    chunks = stream(client)
-    first, *middle, last = [chunk.choices[0] for chunk in chunks]
-    assert (first.delta.role, first.delta.content) == ("assistant", "")
-    assert streamed_text(chunks) == GREETING
-    assert len(middle) > 1
-    assert {choice.finish_reason for choice in (first, *middle)} == {None}
-    assert {choice.delta.role for choice in middle} == {None}
-    assert (last.finish_reason, last.delta.content) == ("stop", None)
-    assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
-
-
-def test_usage(client: OpenAI) -> None:
-    whole = ask(client).usage
-    assert {chunk.usage for chunk in stream(client)} == {None}
-    *others, last = stream(client, stream_options={"include_usage": True})
-    assert (last.choices, last.usage) == ([], whole)
-    assert {chunk.usage for chunk in others} == {None}
-    options = {"include_usage": True, "continuous_usage_stats": True}
-    *others, last = stream(client, stream_options=options)
-    assert last.usage == whole
-    running = [chunk.usage.completion_tokens for chunk in others if chunk.usage is not None]
-    assert len(running) == len(others)
-    assert running == sorted(running)
-
-
-def test_characters_that_tokens_split(client: OpenAI) -> None:
-    chunks = stream(client, "Spell it.")
-    assert streamed_text(chunks) == SPLIT
-    assert "\ufffd" not in "".join(streamed_text([chunk]) for chunk in chunks)
-    cut = stream(client, "Spell it.", max_tokens=3)
-    assert SPLIT.startswith(streamed_text(cut))
+from tests.integration.contract.asking import ask, stream, text_of, user
+from tests.integration.contract.script import WORDS
 
 
 @pytest.mark.parametrize("fields", [{"stop": "o thr"}, {"max_tokens": 3}, {"n": 2}, {"stop": ["our", "four"]}])

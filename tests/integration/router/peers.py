@@ -125,6 +125,7 @@ class LanguagePeer(Peer, language_pb2_grpc.LanguageServiceServicer):
         self.refusal: EPDError | None = None
         self.lost: list[language_pb2.GrantLost] = []
         self.second_needs = False  # asks again for what it was given, once
+        self.cached_tokens = (0, 0)  # of every prompt, as told when it is admitted, and with the first output
         self.model_files = {
             name: (MODEL_DIR / name).read_bytes() for name in ROUTER_FILES if (MODEL_DIR / name).is_file()
         }
@@ -226,7 +227,7 @@ class LanguagePeer(Peer, language_pb2_grpc.LanguageServiceServicer):
         keys = list(dict.fromkeys(span.key for span in generate.spans))
         needed = [key for key in keys if key not in self.held]
         served.waiting = {key: asyncio.Event() for key in needed}
-        admitted = language_pb2.Admitted(handle=handle, cached_tokens=0, needed_keys=needed)
+        admitted = language_pb2.Admitted(handle=handle, cached_tokens=self.cached_tokens[0], needed_keys=needed)
         events.put_nowait(language_pb2.SessionEvent(admitted=[admitted]))
         for key in needed:
             self._need(served, key)
@@ -250,6 +251,8 @@ class LanguagePeer(Peer, language_pb2_grpc.LanguageServiceServicer):
                 await self.pace.acquire()
             made.append(token)
             output = language_pb2.StepOutput(handle=handle, token_ids=[token])
+            if len(made) == 1:
+                output.cached_tokens = self.cached_tokens[1]
             if generate.sampling.HasField("logprobs"):
                 output.logprobs.append(made_up_logprobs(token, generate.sampling.logprobs))
             events.put_nowait(language_pb2.SessionEvent(outputs=[output]))

@@ -69,6 +69,18 @@ async def test_a_stream() -> None:
     assert len({chunk["id"] for chunk in chunks}) == 1
 
 
+async def test_cached_tokens() -> None:
+    """As many as there were when it began, not only when it was admitted; of each prompt once."""
+    async with system(says("one two three")) as (router, (language,), _):
+        language.cached_tokens = (2, 4)
+        for fields in ({}, {"n": 2}, {"stop": "two"}):
+            usage = (await router.chat("hi", **fields)).json()["usage"]
+            assert usage["prompt_tokens_details"]["cached_tokens"] == 4
+        body = {"prompt": ["hi", "you"], "n": 2}
+        usage = (await router.client.post("/v1/completions", json=body)).json()["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] == 2 * 4
+
+
 async def test_usage_and_timings_of_a_stream() -> None:
     async with system(says("one two three")) as (router, _, _):
         plain = await router.chat("hi", stream=True, return_timings=True)

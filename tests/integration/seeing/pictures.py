@@ -25,6 +25,7 @@ def _scene(*things: Thing) -> Scene:
 CIRCLE = _thing("circle", "red", 75, 80, 45)
 SQUARE = _thing("square", "blue", 180, 175, 40)
 PICTURE = _scene(CIRCLE, SQUARE)
+IMAGE = png(draw(PICTURE))
 OTHER = _scene(_thing("star", "green", 120, 120, 50))
 CLIP = Clip(
     scene=Scene(

@@ -10,12 +10,11 @@ import pytest
 from anthropic import Anthropic
 from openai import OpenAI
 
-from deploy.demo.scenes.drawing import draw, png
 from deploy.demo.scenes.scoring import iou
 from deploy.demo.scenes.talk import WEATHER
 from tests.integration.contract.asking import ask, stream, strict, text_of, user
 from tests.integration.contract.media import data_uri
-from tests.integration.seeing.pictures import CIRCLE, PICTURE, seen
+from tests.integration.seeing.pictures import CIRCLE, IMAGE, PICTURE, seen
 
 QUESTION = "What is the weather in Paris?"
 TOOLS = [WEATHER.schema()]
@@ -72,7 +71,7 @@ def test_responses(client: OpenAI) -> None:
     items: Any = [{"role": "user", "content": QUESTION}, *called.output, result]
     assert strict(client.responses.create(input=items, tool_choice="none", max_output_tokens=30, **fields)).output_text
     content = [
-        {"type": "input_image", "image_url": data_uri(png(draw(PICTURE)))},
+        {"type": "input_image", "image_url": data_uri(IMAGE)},
         {"type": "input_text", "text": PLACE},
     ]
     text = {"format": {"type": "json_schema", "name": "place", "schema": BOX_SCHEMA, "strict": True}}
@@ -95,7 +94,7 @@ def test_messages(claude: Anthropic) -> None:
     after = strict(claude.messages.create(messages=turns, tools=[tool], tool_choice={"type": "none"}, **fields))
     assert [block.type for block in after.content] == ["text"]
     assert after.content[0].text  # type: ignore[union-attr]
-    source = {"type": "url", "url": data_uri(png(draw(PICTURE)))}
+    source = {"type": "url", "url": data_uri(IMAGE)}
     where = [{"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": PLACE}]}]
     config = {"format": {"type": "json_schema", "schema": BOX_SCHEMA}}
     answer = strict(claude.messages.create(messages=where, output_config=config, **fields))

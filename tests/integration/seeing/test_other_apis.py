@@ -8,13 +8,11 @@ from typing import Any
 from anthropic import Anthropic
 from openai import OpenAI
 
-from deploy.demo.scenes.drawing import draw, png
 from deploy.demo.scenes.talk import WEATHER
 from tests.integration.contract.asking import strict
 from tests.integration.contract.media import data_uri
-from tests.integration.seeing.pictures import PICTURE
+from tests.integration.seeing.pictures import IMAGE
 
-IMAGE = png(draw(PICTURE))
 COLOUR, RED = "What colour is the circle?", "It is red."
 HELLO = "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"
 COLD = {"temperature": 0}  # which Anthropic's client has given up

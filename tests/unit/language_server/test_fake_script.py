@@ -36,6 +36,7 @@ def test_an_empty_script_leaves_everything_to_the_default() -> None:
         ('[{"tokens": [-1]}]', "'tokens' is a list"),
         ('[{"tokens": ["a"], "answer": "a"}]', "two ways to say the same"),
         ('[{"delay_seconds": -1}]', "'delay_seconds' is a number of seconds"),
+        ('[{"cached_tokens": -1}]', "'cached_tokens' is a number of tokens"),
         ('[{"error": "NO_SUCH_CODE"}]', "'error' is one of INTERNAL"),
     ],
 )

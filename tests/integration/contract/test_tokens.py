@@ -1,26 +1,14 @@
-"""The model's cards, the tokenizer, and what services and monitors ask for."""
+"""The tokenizer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from tests.integration.contract.asking import ask, strict, user
+from tests.integration.contract.asking import ask, user
 from tests.integration.contract.media import image_part, png
-from tests.serving import Served
-
-
-def test_models(client: OpenAI) -> None:
-    cards = list(client.models.list())
-    assert [strict(card).id for card in cards] == ["demo", "org/demo"]
-    for card in cards:
-        assert strict(client.models.retrieve(card.id)) == card
-    with pytest.raises(NotFoundError) as caught:
-        client.models.retrieve("gpt-9")
-    assert caught.value.code == "model_not_found"
 
 
 def post(client: OpenAI, path: str, **body: Any) -> Any:
@@ -72,15 +60,3 @@ def test_what_is_refused(client: OpenAI) -> None:
     for path, body in (("tokenize", {"prompt": "a"}), ("detokenize", {"tokens": [1]})):
         with pytest.raises(NotFoundError):
             post(client, path, model="gpt-9", **body)
-
-
-def test_paths_for_services(served: Served) -> None:
-    with httpx.Client(base_url=served.url, trust_env=False) as http:
-        assert http.get("/health").status_code == 200
-        assert http.get("/ready").json()
-        assert http.get("/ready?for=text").status_code == 200
-        assert http.get("/version").json()["version"]
-        assert "epd_requests_accepted_total" in http.get("/metrics").text
-        document = http.get("/openapi.json").json()
-    assert document["openapi"].startswith("3.")
-    assert {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"} <= set(document["paths"])

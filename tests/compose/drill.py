@@ -21,6 +21,7 @@ from tests.compose.network import cut_off, run_ip, slow
 from tests.compose.project import PROJECT, Container, Project, wait_until
 from tests.compose.questions import answers, ask, check_answers, fresh_image, known_image, question
 from tests.compose.traffic import traffic
+from tests.hub import Hub, in_two_shards
 
 PORT = 18000  # of the router on this host
 DATA = "data"  # the network between the servers
@@ -311,6 +312,26 @@ class Drill:
         shown = httpx.get(f"{self.url}/v1/models", trust_env=False).json()["data"][0]["id"]
         assert shown == "models", shown
         return ""
+
+    def model_of_a_hub(self) -> str:
+        """Each server downloads its own weights, once: from then on they are in the volume, and no hub is needed."""
+        (network,) = json.loads(self.project.docker("network", "inspect", f"{PROJECT}_{DATA}"))
+        here = network["IPAM"]["Config"][0]["Gateway"]  # this host, as containers see it
+        with Hub(here) as hub:
+            hub.models["drill/eyes"] = in_two_shards(demo_folder() / "model")
+            other = Project({**self._variables, "MODEL": "drill/eyes", "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"})
+            other.up()
+            check_answers(self.url)
+            weights = {name: count for name, count in hub.files.items() if name.endswith(".safetensors")}
+            assert sorted(weights.values()) == [1, 1], weights
+        for role in ("encode", "language"):
+            assert "1 of 2 shards hold weights of this role" in other.logs(role), role
+            other.compose("exec", "-T", role, "test", "-d", "/cache/huggingface/hub/models--drill--eyes/snapshots")
+        shown = httpx.get(f"{self.url}/v1/models", trust_env=False).json()["data"][0]["id"]
+        assert shown == "eyes", shown
+        other.up("--force-recreate")
+        check_answers(self.url)
+        return f"{sum(map(len, hub.models['drill/eyes'].values())) / 1e6:.1f} MB, then without the hub"
 
     def all_in_one(self) -> str:
         """The image with everything, walled in like the others: one container is a system."""

@@ -36,6 +36,7 @@ STEPS: Mapping[str, Callable[[Drill], str]] = {
     "dashboard": Drill.dashboard,
     "stopped while it answers": Drill.drained,
     "another model": Drill.another_model,
+    "a model of a hub": Drill.model_of_a_hub,
     "all in one": Drill.all_in_one,
     "two machines": Drill.two_machines,
     "down": Drill.down,

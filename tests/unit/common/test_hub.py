@@ -1,12 +1,8 @@
-"""Downloads, against a hub on loopback that speaks as much of the real one's HTTP as a download needs."""
+"""Downloads, from a hub on loopback."""
 
-import hashlib
 import json
 import struct
-import threading
-from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,8 +10,7 @@ import pytest
 from common.fingerprint import model_fingerprint
 from common.hub import ModelNotFoundError, resolve_model
 from common.models.roles import Role
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from tests.hub import Hub
 
 
 def safetensors_file(tensors: dict[str, bytes]) -> bytes:
@@ -44,89 +39,10 @@ def checkpoint(*, seed: int = 0, sharded: bool = True) -> dict[str, bytes]:
     return files | {name: safetensors_file(tensors) for name, tensors in shards.items()}
 
 
-class Hub(ThreadingHTTPServer):
-    """Serves `models` ("org/name" to files); `ranges` and `files` count what was asked for."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.models: dict[str, dict[str, bytes]] = {}
-        self.gated: set[str] = set()
-        self.files: Counter[str] = Counter()
-        self.ranges: Counter[str] = Counter()
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
-
-    def stop(self) -> None:
-        """From then on connections are refused."""
-        self.shutdown()
-        self.server_close()
-        self.thread.join()
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def answer(self, with_body: bool) -> None:
-        org, name, resolve, revision, *path = self.path.strip("/").split("/")
-        assert resolve == "resolve"
-        model, file = f"{org}/{name}", "/".join(path)
-        if model in self.server.gated:
-            self.reply(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
-        elif model not in self.server.models:
-            self.reply(401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "no such repository"})
-        elif revision not in ("main", COMMIT):
-            self.reply(404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "no such revision"})
-        elif file not in self.server.models[model]:
-            self.reply(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        else:
-            self.send_file(file, self.server.models[model][file], with_body)
-
-    def send_file(self, name: str, content: bytes, with_body: bool) -> None:
-        headers = {
-            "X-Repo-Commit": COMMIT,
-            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-            "Accept-Ranges": "bytes",
-        }
-        asked = self.headers.get("Range")
-        if asked and with_body:
-            first, last = (int(part or len(content) - 1) for part in asked.removeprefix("bytes=").split("-"))
-            part = content[first : last + 1]
-            if part != content:
-                self.server.ranges[name] += 1
-            headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(content)}"
-            self.reply(206, headers, part)
-        else:
-            self.server.files[name] += with_body
-            self.reply(200, headers, content, with_body)
-
-    def reply(self, status: int, headers: dict[str, str], body: bytes = b"", with_body: bool = True) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    server = Hub()
-    yield server
-    server.stop()
+    with Hub() as hub:
+        yield hub
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ DOCUMENTS = [
     *("docs/architecture.md", "docs/errors-and-limits.md", "docs/api.md", "docs/metrics.md", "docs/logs-and-traces.md"),
     "docs/operations.md",
     "docs/kubernetes.md",
+    "docs/examples.md",
 ]
 
 

@@ -1,4 +1,4 @@
-"""A collector of traces on a free port of loopback: what OpenTelemetry's exporter sends, kept for a test to look at."""
+"""A collector of traces on a free port: what OpenTelemetry's exporter sends, kept for a test to look at."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Collector:
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
+def collecting(host: str = "127.0.0.1") -> Iterator[Collector]:
+    """One that listens at `host`, an address of this machine."""
     collector = Collector()
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,8 +82,8 @@ def collecting() -> Iterator[Collector]:
 
         def log_message(self, *arguments: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    collector.url = f"http://127.0.0.1:{server.server_address[1]}"
+    server = ThreadingHTTPServer((host, 0), Handler)
+    collector.url = f"http://{host}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

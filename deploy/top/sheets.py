@@ -23,15 +23,15 @@ class Sheet:
 
 
 def sheets(look: Look) -> list[Sheet]:
-    """All that there is to show, empty tables left out."""
+    """All that there is to show, empty tables left out. A window that is not tall enough has the first of them."""
     found = [
         _servers(look),
+        _losses(look),
         _places(look, "router", "routers", _router_columns(look)),
         _places(look, "encode", "encode servers", _ENCODE),
         _places(look, "language", "language servers", _LANGUAGE),
         _strangers(look),
         _stages(look),
-        _losses(look),
     ]
     return [sheet for sheet in found if sheet.rows]
 

@@ -57,6 +57,7 @@ class Server:
         self.warn = RateLimitedLog(log)
         self.version = ""  # of its software; "": never reached
         self.trouble = "connecting"  # what the last look found; "" if all was well
+        self._shown = True  # the log says so
         self._calls: set[grpc.aio.Call] = set()  # in progress, other than looks
         self.removed = False  # no longer among the addresses: takes nothing new
         self._interval = interval
@@ -197,13 +198,15 @@ class Server:
     def _report(self, trouble: str, *, refused: bool = False) -> None:
         if trouble != self.trouble:
             if not trouble:
-                log.info("%s is ready", self)
+                if self._shown:
+                    log.info("%s is ready", self)
             elif refused:
-                log.error("%s: it is not used", trouble)
+                self.warn.error("refused", "%s: it is not used", trouble)
             elif self.trouble:
                 log.info("%s", trouble)  # it has not been ready yet
-            else:
-                log.warning("%s", trouble)
+                self._shown = True
+            else:  # any request may find so, and the next look that all is well
+                self._shown = self.warn.warning("lost", "%s", trouble)
         self.trouble = trouble
 
 

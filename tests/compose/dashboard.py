@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,6 +54,9 @@ def check(variables: Mapping[str, str], url: str) -> str:
                 missing = set(queries())
                 wait_until("every query has data", lambda: not _still_missing(prometheus, missing))
             seen.check("text", "image")
+            unseen = _stages() - _labels(prometheus, "epd_stage_seconds_count > 0", "job", "stage")
+            assert not unseen, f"stages that were never measured: {sorted(unseen)}"
+            assert _labels(prometheus, "epd:utilisation", "role") == {("encode",), ("language",)}
             rules = prometheus.get("/api/v1/rules").json()["data"]["groups"]
             states = {rule["name"]: rule["health"] for group in rules for rule in group["rules"]}
             assert set(states.values()) == {"ok"}, states
@@ -71,6 +75,18 @@ def queries() -> Iterator[str]:
     for panel in board["panels"]:
         for target in panel.get("targets", ()):
             yield target["expr"]
+
+
+def _stages() -> set[tuple[str, ...]]:
+    """Job and stage, as docs/metrics.md lists them, of requests like those of the drill: none has a grammar."""
+    table = (ROOT / "docs" / "metrics.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (?:request|item|shipment) \|", table, flags=re.M)
+    return {(job, stage) for stage, job in listed if stage != "grammar"}
+
+
+def _labels(prometheus: httpx.Client, query: str, *names: str) -> set[tuple[str, ...]]:
+    found = prometheus.get("/api/v1/query", params={"query": query}).json()["data"]["result"]
+    return {tuple(entry["metric"][name] for name in names) for entry in found}
 
 
 def _still_missing(prometheus: httpx.Client, missing: set[str]) -> set[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.compose.project import PROJECT, Container, Project, wait_until
 from tests.compose.questions import answers, ask, check_answers, fresh_image, known_image, question
 from tests.compose.traffic import traffic
 from tests.hub import Hub, in_two_shards
+from tests.otlp_collector import Collector, collecting
 
 PORT = 18000  # of the router on this host
 DATA = "data"  # the network between the servers
@@ -70,6 +73,7 @@ class Drill:
         """The router first: it says what it waits for, and serves as soon as that is there."""
         self.project.compose("up", "--detach", "--no-build", "router")
         wait_until("the router answers", lambda: self._waiting_for() != ["nobody"])
+        wait_until("its log says what it waits for", lambda: "waiting for: " in self.project.logs("router"))
         assert any("language" in entry for entry in self._waiting_for()), self._waiting_for()
         self.project.compose("up", "--detach", "--no-build", "encode")
         wait_until("the encode server is healthy", lambda: self.project.container("encode").health == "healthy")
@@ -114,11 +118,21 @@ class Drill:
         return ""
 
     def check_pairs(self) -> str:
-        """As an operator would ask, from inside of the router's container."""
-        said = self.project.compose("exec", "-T", "router", "epd", "check", "http://127.0.0.1:8000")
-        last = said.strip().splitlines()[-1]
+        """As an operator would ask, from inside of the router's container; and `epd top` likewise."""
+        (last, said) = self._check()
         assert last.startswith("all is well: 1 pair"), said
+        places = ("http://127.0.0.1:8000", "--metrics", "encode:9101", "language:9102")
+        shown = self.project.compose("exec", "-T", "router", "epd", "top", *places, "--once")
+        for title in ("routers", "encode servers", "language servers"):
+            assert f"\n{title}" in shown, shown
+        assert "no answer" not in shown, shown
         return last
+
+    def _check(self, *options: str) -> tuple[str, str]:
+        """The last line of `epd check`, and all of them."""
+        command = ("epd", "check", "http://127.0.0.1:8000", *options)
+        said = self.project.compose("exec", "-T", "router", *command, check=False)
+        return said.strip().splitlines()[-1], said
 
     # -- servers that die ---------------------------------------------------------------------------------------------
 
@@ -146,7 +160,14 @@ class Drill:
             self.project.up("--scale", f"{role}=1")
             wait_until("one is left", lambda: self._ready_servers(role) == 1)
         seen.check("text", "image")
-        return f"of two: back after {took:.1f} s, texts {seen.text}, images {seen.image}"
+        again = f"{self._retries(role):.0f} tried again"
+        return f"of two: back after {took:.1f} s, {again}, texts {seen.text}, images {seen.image}"
+
+    def _retries(self, role: str) -> float:
+        """Attempts after the first one, since the router was started."""
+        text = httpx.get(f"{self.url}/metrics", trust_env=False).text
+        name = f'epd_retries_total{{what="{role}"}}'
+        return next((float(line.split()[1]) for line in text.splitlines() if line.startswith(name)), 0.0)
 
     def router_killed(self) -> str:
         return f"answers again after {self._kill('router'):.1f} s"
@@ -180,6 +201,8 @@ class Drill:
             wait_until("images go through three", lambda: len(seen.image.seconds) > before + 30)
             work = [self._encoded(container) for container in self.project.containers("encode")]
             assert all(items > 0 for items in work), work
+            last, said = self._check()
+            assert last.startswith("all is well: 3 pairs"), said
             self.project.up("--scale", "encode=1")
             wait_until("the router has forgotten two", lambda: self._ready_servers("encode") == 1)
             before = len(seen.image.seconds)
@@ -211,10 +234,17 @@ class Drill:
     def servers_apart(self) -> str:
         """The encode server can't reach the language server, and only that: a firewall that was forgotten."""
         with traffic(self.url, images=0) as seen:
-            with cut_off(self.project.container("language"), DATA, from_peer=self.project.container("encode")):
+            link = cut_off(self.project.container("language"), DATA, from_peer=self.project.container("encode"))
+            with link, ThreadPoolExecutor() as pool:
+                checked = pool.submit(self._check)
                 refused = self._refused_within(60.0, fresh_image())
+                _, said = checked.result()
             healed = wait_until("images are answered", lambda: answers(self.url))
         seen.check("text")
+        assert "1 problem:" in said, said
+        assert re.search(
+            r"encode server \S+ and language server \S+ fail: HTTP 503: .* can't reach the language", said
+        ), said
         return f"refused after {refused:.1f} s, well {healed:.1f} s after it healed; texts: {seen.text}"
 
     def _refused_within(self, limit: float, image: str | None) -> float:
@@ -269,6 +299,31 @@ class Drill:
         """Every query of the dashboard has data, in a real Prometheus with our configuration."""
         return dashboard.check(self._variables, self.url)
 
+    def traces(self) -> str:
+        """One trace of an image request, with spans of all three containers, at a collector on this host."""
+        with collecting(self._this_host()) as collector:
+            traced = Project({**self._variables, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
+            traced.up()
+            check_answers(self.url)
+            wait_until(
+                "a trace has spans of all three", lambda: len(self._services_of_a_trace(collector)) == len(ROLES)
+            )
+            return ", ".join(sorted(self._services_of_a_trace(collector)))
+
+    def _services_of_a_trace(self, collector: Collector) -> set[str]:
+        """Of the one that has most."""
+        spans = list(collector.spans)
+        traces = {span.trace_id for span in spans}
+        return max(
+            ({span.service for span in spans if span.trace_id == trace} for trace in traces), key=len, default=set()
+        )
+
+    def _this_host(self) -> str:
+        """Its address, as containers see it."""
+        (network,) = json.loads(self.project.docker("network", "inspect", f"{PROJECT}_{DATA}"))
+        address: str = network["IPAM"]["Config"][0]["Gateway"]
+        return address
+
     def drained(self) -> str:
         """A stream that runs when the router is told to stop is answered to its end."""
         said: list[str] = []
@@ -315,9 +370,7 @@ class Drill:
 
     def model_of_a_hub(self) -> str:
         """Each server downloads its own weights, once: from then on they are in the volume, and no hub is needed."""
-        (network,) = json.loads(self.project.docker("network", "inspect", f"{PROJECT}_{DATA}"))
-        here = network["IPAM"]["Config"][0]["Gateway"]  # this host, as containers see it
-        with Hub(here) as hub:
+        with Hub(self._this_host()) as hub:
             hub.models["drill/eyes"] = in_two_shards(demo_folder() / "model")
             other = Project({**self._variables, "MODEL": "drill/eyes", "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"})
             other.up()

@@ -11,7 +11,7 @@ ROLES = ("encode", "language", "router")
 TAG = "drill"  # those that this machine runs are left alone
 NODES = {"ENCODE_ADDRESS": "10.255.77.1", "LANGUAGE_ADDRESS": "10.255.77.2"}  # of the files for two machines
 _ROUTER_BYTES = 150e6  # of layers above the base image
-_COMPILERS = ("cc", "gcc", "g++", "clang", "ld", "make")
+_COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "as", "ld", "make", "nvcc")
 
 
 def build(project: Project, variables: Mapping[str, str]) -> str:
@@ -32,7 +32,10 @@ def build(project: Project, variables: Mapping[str, str]) -> str:
         config = facts["Config"]
         assert config["User"] == "10001:10001", config["User"]
         assert config["Healthcheck"]["Test"], role
-        found = _inside(project, role, "sh", "-c", f"command -v {' '.join(_COMPILERS)} || true")
+        # one at a time: of several names dash looks at the first only
+        found = _inside(
+            project, role, "sh", "-c", f"for name in {' '.join(_COMPILERS)}; do command -v $name; done; true"
+        )
         assert not found.strip(), f"{role}: {found}"
     for package in ("torch", "transformers"):
         program = f"import importlib.util as u; assert not u.find_spec('{package}')"

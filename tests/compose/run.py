@@ -34,6 +34,7 @@ STEPS: Mapping[str, Callable[[Drill], str]] = {
     "encode, language apart": Drill.servers_apart,
     "100 Mbit/s, 20 ms": Drill.slow_network,
     "dashboard": Drill.dashboard,
+    "traces": Drill.traces,
     "stopped while it answers": Drill.drained,
     "another model": Drill.another_model,
     "a model of a hub": Drill.model_of_a_hub,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import pty
 import re
+import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,7 +38,7 @@ class System:
     def __init__(self, url: str, state_file: Path, env: dict[str, str]) -> None:
         self.url = url
         self.state_file = state_file
-        self._env = env
+        self.env = env
         self.states = read_state(state_file)
 
     def of(self, role: str) -> list[ProcessState]:
@@ -43,7 +47,7 @@ class System:
     def epd(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """On a machine that has neither torch nor anything else of the extras."""
         command = [sys.executable, "-m", "deploy.cli", *argv]
-        return subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
     def ask(self, content: object, **pins: str) -> httpx.Response:
         headers = {"authorization": f"Bearer {KEY}", **{f"x-epd-{role}": address for role, address in pins.items()}}
@@ -181,6 +185,28 @@ def test_top_shows_what_goes_on(system: System) -> None:
     listed = rates_of(text, "servers, as the router sees them")
     assert len(listed) == 4
     assert re.search(r"^nothing +0 +0$", text, flags=re.M), "nothing was lost"
+
+
+def test_top_in_a_terminal(system: System) -> None:
+    """It draws again and again, what matters most at the top of a window that is too small, until Ctrl-C."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (20, 120))
+    command = [sys.executable, "-m", "deploy.cli", "top", "--state-file", str(system.state_file), "--interval", "0.2"]
+    env = {**system.env, "TERM": "xterm"}
+    with subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while shown.count(b"servers, as the router sees them") < 3:
+            shown += os.read(ours, 1 << 16)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # what a terminal says when its program has ended
+            while data := os.read(ours, 1 << 16):
+                shown += data
+        assert process.wait(TIMEOUT) == 0
+    os.close(ours)
+    assert b"nothing" in shown, "is lost"
+    assert shown.count(b"\x1b[?1049h") == shown.count(b"\x1b[?1049l") == 1, "the screen is given back"
+    assert b"Traceback" not in shown
 
 
 def test_top_of_a_router_without_its_key(system: System) -> None:

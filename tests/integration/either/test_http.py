@@ -25,7 +25,7 @@ from tests.serving import TIMEOUT, Served
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "demo", "messages": user(HELLO), "temperature": 0}
 GOOD = json.dumps(BODY).encode()
-PAST_ITS_END = {"max_tokens": 800, "extra_body": {"ignore_eos": True}}
+PAST_ITS_END = {"max_tokens": 300, "extra_body": {"ignore_eos": True}}
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_silence(guarded: Served, served: Served, api: str) -> None:
     """A language server that says nothing for a while: its streams are kept alive, and clients never notice."""
     server, silent = served.pids["language"], 1.0
     headers = {"x-api-key": CAROL}
-    body = {**BODY, "stream": True, "max_tokens": 800, "ignore_eos": True}
+    body = {**BODY, "stream": True, "max_tokens": 300, "ignore_eos": True}
     path, sign = (CHAT, ": keep-alive") if api == "chat" else ("/v1/messages", "event: ping")
     with httpx.stream("POST", guarded.url + path, json=body, headers=headers, timeout=TIMEOUT, trust_env=False) as raw:
         assert raw.headers["x-accel-buffering"] == "no"

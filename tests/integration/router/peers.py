@@ -317,6 +317,7 @@ class EncodePeer(Peer, encode_pb2_grpc.EncodeServiceServicer):
         self.cached: set[bytes] = set()
         self.uploads: list[bytes] = []
         self.refusal: EPDError | None = None
+        self.breaks_off = False  # every call, as if it could not be reached
         self.on_grant: Callable[[], Awaitable[None]] | None = None  # instead of shipping
         self.ship_fails_revoked = True
         self.ended = asyncio.Event()  # any stream
@@ -325,11 +326,15 @@ class EncodePeer(Peer, encode_pb2_grpc.EncodeServiceServicer):
         encode_pb2_grpc.add_EncodeServiceServicer_to_server(self, server)
 
     async def Encode(
-        self, commands: AsyncIterator[encode_pb2.EncodeCommand], context: object
+        self,
+        commands: AsyncIterator[encode_pb2.EncodeCommand],
+        context: grpc.aio.ServicerContext[encode_pb2.EncodeCommand, encode_pb2.EncodeEvent],
     ) -> AsyncIterator[encode_pb2.EncodeEvent]:
         try:
             opening = (await anext(commands)).open
             self.opened.append(opening)
+            if self.breaks_off:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "a broken link")
             if self.refusal is not None:
                 yield encode_pb2.EncodeEvent(error=self.refusal.to_wire())
                 return

@@ -100,6 +100,20 @@ async def test_a_flood_of_failing_encodes_is_one_warning(caplog: pytest.LogCaptu
     assert told[0].request_id  # type: ignore[attr-defined]
 
 
+async def test_a_server_that_comes_and_goes_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """Each request finds that it can't be reached, and the look after it that all is well."""
+    async with system(says("ok")) as (router, _, (encode,)):
+        encode.breaks_off = True
+        for number in range(4):
+            assert (await router.chat([image(b"%d" % number)])).status_code == 503
+            await router.until(lambda: router.services.fleet.readiness().image)
+    lines = [record.getMessage() for record in caplog.records if record.name == "router.fleet.servers"]
+    lost = [line for line in lines if line.endswith("could not be reached")]
+    assert len(encode.opened) > 4
+    assert len(lost) == 1, lines
+    assert lines.count(f"encode server {encode.address} is ready") == 2, "at first, and after the line that was shown"
+
+
 async def test_a_fault_of_ours_says_where_and_not_what(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Discriminator, Field, Tag
@@ -10,9 +11,11 @@ from router.api import request as requests
 from router.api.fields import ACCEPTED, UNSUPPORTED
 from router.api.formats import FormatFields
 from router.api.generation import GenerationRequest, LogprobCount, TokenId
+from router.api.paths import Paths
 from router.api.request import Parsed
 from router.problems import Problem
 
+_PATHS = Paths({"messages": "prompt"})  # what is said of a conversation concerns the prompt here
 MAX_SEQUENCES = 256  # prompts times n
 
 _Ids = Annotated[list[TokenId], Field(fail_fast=True)]
@@ -85,4 +88,4 @@ def parse_completion_request(body: Any, *, max_choices: int) -> Parsed[Completio
     """Raises Problem (400) that names the field."""
     parsed = requests.parse(CompletionRequest, body, accepted=ACCEPTED, unsupported=UNSUPPORTED)
     parsed.request.check(max_choices=max_choices)
-    return parsed
+    return replace(parsed, paths=_PATHS)

@@ -305,8 +305,8 @@ class Generation:
                 self._on_finished(choice, message)
 
     def _on_output(self, message: language_pb2.StepOutput) -> None:
-        choice = self._by_handle.get(message.handle)
-        if choice is None or not message.token_ids:
+        choice, ids = self._by_handle.get(message.handle), message.token_ids
+        if choice is None or not ids:
             return
         now = time.monotonic()
         if self.first_token_s is None:
@@ -314,11 +314,11 @@ class Generation:
             self._metrics.first_token.observe(self.first_token_s)
             choice.span.event("first token")
         if choice.last_token_at:
-            self._metrics.inter_token.observe((now - choice.last_token_at) / len(message.token_ids))
+            self._metrics.inter_token.observe((now - choice.last_token_at) / len(ids))
         elif message.HasField("cached_tokens"):
             choice.cached_tokens = message.cached_tokens
         choice.last_token_at = now
-        choice.output.feed(message.token_ids, message.logprobs)
+        choice.output.feed(ids, message.logprobs)
         if choice.output.stop_string is not None:
             assert choice.session is not None
             choice.session.abort(message.handle, "stop string")

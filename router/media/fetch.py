@@ -93,7 +93,9 @@ class Fetcher:
         # The bare transport: no proxies of the environment, no cookies that one user's fetch leaves for another's. No
         # connection is kept, because an address may serve many hosts and a kept one was verified for one of them.
         self._transport = httpx.AsyncHTTPTransport(
-            trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)
+            verify=httpx.create_ssl_context(),  # SSL_CERT_FILE and SSL_CERT_DIR may name other authorities
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
 
     async def close(self) -> None:

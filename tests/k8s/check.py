@@ -16,20 +16,20 @@ from pathlib import Path
 
 from tests.environments import prepare_python
 from tests.k8s.manifests import K8S, ROOT, Manifests, rendered
-from tests.k8s.rules import broken
+from tests.k8s.rules import SERVING, Rule, broken
 from tests.k8s.traffic import ALLOWED, HUB, TRACING, Connection, check_traffic
 
 BUILD = ROOT / "build" / "k8s"
 PINS = Path(__file__).parent / "kubernetes-validate.txt"
 VERSIONS = ("1.30", "1.37")  # of Kubernetes: the oldest that has all we use (preStop's sleep), and the newest known
 
-# What is rendered, and which connections it should allow.
-CASES: tuple[tuple[str, Collection[Connection]], ...] = (
-    ("base", ALLOWED),
-    ("overlays/demo", ALLOWED),
-    ("overlays/gpu", ALLOWED | HUB),
-    ("volume", ALLOWED | HUB),
-    ("tracing", ALLOWED | HUB | TRACING),
+# What is rendered, which connections it should allow, and what has to hold beyond what always has to.
+CASES: tuple[tuple[str, Collection[Connection], Collection[Rule]], ...] = (
+    ("base", ALLOWED, ()),
+    ("overlays/demo", ALLOWED, ()),
+    ("overlays/gpu", ALLOWED | HUB, SERVING),
+    ("volume", ALLOWED | HUB, SERVING),
+    ("tracing", ALLOWED | HUB | TRACING, SERVING),
 )
 # Made here: the overlay for GPUs with a component of which it only has a comment.
 EXTRA = {"volume": "model-volume", "tracing": "tracing"}
@@ -41,8 +41,8 @@ def main() -> int:
         return 2
     programs = prepare_python(BUILD / "kubernetes-validate", PINS)
     passed = failed = 0
-    for name, allowed in CASES:
-        problems = check(folder_of(name), BUILD / f"{name.replace('/', '-')}.yaml", programs, allowed)
+    for name, allowed, more in CASES:
+        problems = check(folder_of(name), BUILD / f"{name.replace('/', '-')}.yaml", programs, allowed, more)
         print(f"  {name:<15} {'failed' if problems else 'passed'}")
         print("".join(f"    | {problem}\n" for problem in problems), end="")
         passed, failed = passed + (not problems), failed + bool(problems)
@@ -64,7 +64,9 @@ def folder_of(name: str) -> Path:
     return folder
 
 
-def check(folder: Path, file: Path, programs: Path, allowed: Collection[Connection]) -> list[str]:
+def check(
+    folder: Path, file: Path, programs: Path, allowed: Collection[Connection], more: Collection[Rule]
+) -> list[str]:
     """What is wrong with a kustomization, a line each; `file` gets what it renders to."""
     try:
         text = rendered(folder)
@@ -80,7 +82,7 @@ def check(folder: Path, file: Path, programs: Path, allowed: Collection[Connecti
         if validation.returncode and not validation.stdout:
             problems.append(f"kubernetes-validate ended with status {validation.returncode}")
     manifests = Manifests.of(text)
-    return problems + broken(manifests) + check_traffic(manifests, allowed)
+    return problems + broken(manifests, more) + check_traffic(manifests, allowed)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -115,6 +116,19 @@ def traces(manifests: Manifests) -> Iterator[str]:
         address = urlsplit(found.get("OTEL_EXPORTER_OTLP_ENDPOINT", _COLLECTOR))
         if (address.scheme, address.port) != ("http", urlsplit(_COLLECTOR).port) or address.path:
             yield f"{role} exports traces to {address.geturl()}, which no policy allows or no collector answers"
+
+
+def keys(manifests: Manifests) -> Iterator[str]:
+    """Clients need a key, and the keys lie in a Secret."""
+    router = manifests.workload("router")
+    file = config_of(router).api_key_file
+    if file is None:
+        yield "the router has no file of keys: everybody may use it"
+        return
+    mounted = {Path(mount["mountPath"]): mount["name"] for mount in router.container["volumeMounts"]}
+    secrets = {volume["name"] for volume in router.pod["volumes"] if "secret" in volume}
+    if mounted.get(file.parent) not in secrets:
+        yield f"no Secret is mounted where the router reads its keys: {file}"
 
 
 def resources(manifests: Manifests) -> Iterator[str]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.k8s.configuration import PORTS, config_of
 from tests.k8s.manifests import ROOT, Manifests
+from tests.k8s.network import matches
 
 _PACKAGES = {"router": "router", "encode": "encode_server", "language": "language_server"}
 _SCALER = "HorizontalPodAutoscaler"
+# What says how busy a role is (docs/kubernetes.md): the type of the metric, its name, the type of the target.
+_LOAD = {
+    "router": ("Resource", "cpu", "Utilization"),
+    "encode": ("Pods", "epd_queue_seconds", "AverageValue"),
+    "language": ("Pods", "epd_queue_seconds", "AverageValue"),
+}
 
 _MARGIN_S = 10  # for a process to end after it has drained
 _LONGEST_GRACE_S = 600  # what the cluster autoscaler waits for
@@ -72,6 +80,29 @@ def updates(manifests: Manifests) -> Iterator[str]:
             yield f"{workload.role}: applying the manifests sets back what the autoscaler decided"
 
 
+def evictions(manifests: Manifests) -> Iterator[str]:
+    """A drain takes one pod of a role at a time, not the last of what is scaled, and waits for none that is ill."""
+    scaled = {scaler["spec"]["scaleTargetRef"]["name"]: scaler["spec"] for scaler in manifests.all(_SCALER)}
+    for workload in manifests.workloads:
+        role = workload.role
+        budgets = [
+            budget["spec"]
+            for budget in manifests.all("PodDisruptionBudget")
+            if matches(budget["spec"]["selector"], workload.labels)
+        ]
+        if len(budgets) != 1:  # with two of them nothing can be evicted
+            yield f"{role} has {len(budgets)} disruption budgets"
+            continue
+        pace = {key: value for key, value in budgets[0].items() if key in ("maxUnavailable", "minAvailable")}
+        if pace != {"maxUnavailable": 1}:
+            yield f"{role}: a drain does not take one pod at a time, but by {pace}"
+        if budgets[0].get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
+            yield f"{role}: a drain waits for pods that are ill"
+        scaler = scaled.get(f"epd-{role}")
+        if scaler and scaler["minReplicas"] < 2:
+            yield f"{role}: a drain may take the last pod"
+
+
 def scaling(manifests: Manifests) -> Iterator[str]:
     """Autoscalers exist for Deployments that exist, and go by metrics that their pods have."""
     for scaler in manifests.all(_SCALER):
@@ -92,6 +123,26 @@ def scaling(manifests: Manifests) -> Iterator[str]:
                 yield f"{role} requests no CPU to compare with"
         if not spec["minReplicas"] < spec["maxReplicas"]:
             yield f"{role} is scaled from {spec['minReplicas']} to {spec['maxReplicas']}"
+
+
+def growth(manifests: Manifests) -> Iterator[str]:
+    """Every role has one autoscaler, which goes by what says how busy the role is."""
+    for workload in manifests.workloads:
+        role = workload.role
+        target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": f"epd-{role}"}
+        specs = [scaler["spec"] for scaler in manifests.all(_SCALER) if scaler["spec"]["scaleTargetRef"] == target]
+        if len(specs) != 1:
+            yield f"{role} has {len(specs)} autoscalers"
+            continue
+        if _LOAD[role] not in [_measured(metric) for metric in specs[0]["metrics"]]:
+            yield f"{role} is not scaled by {_LOAD[role][1]}"
+
+
+def _measured(metric: Mapping[str, Any]) -> tuple[str, str, str]:
+    """As `_LOAD` has it."""
+    source = metric["resource"] if metric["type"] == "Resource" else metric["pods"]
+    name = source["name"] if metric["type"] == "Resource" else source["metric"]["name"]
+    return metric["type"], name, source["target"]["type"]
 
 
 def metric_names(package: Path) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from tests.k8s import configuration, life, objects
 from tests.k8s.manifests import Manifests
@@ -19,14 +19,20 @@ RULES: tuple[Rule, ...] = (
     life.probes,
     life.endings,
     life.updates,
+    life.evictions,
     life.scaling,
     objects.hardening,
     objects.volumes,
     objects.selectors,
     objects.versions,
 )
+# Beyond these, for overlays that serve more than a demo.
+SERVING: tuple[Rule, ...] = (
+    configuration.keys,
+    life.growth,
+)
 
 
-def broken(manifests: Manifests) -> list[str]:
-    """What is wrong with them, by all rules but the one about traffic."""
-    return [f"{rule.__name__}: {line}" for rule in RULES for line in rule(manifests)]
+def broken(manifests: Manifests, more: Collection[Rule] = ()) -> list[str]:
+    """What is wrong with them, by `RULES` and `more`, but the one about traffic."""
+    return [f"{rule.__name__}: {line}" for rule in (*RULES, *more) for line in rule(manifests)]

@@ -25,7 +25,8 @@ from tests.integration.seeing.pictures import IMAGE
 from tests.serving import TIMEOUT, Served, routing, serving
 
 ALICE, BOB = "key-of-alice", "key-of-bob"
-CAROL, DAVE = "key-of-carol", "key-of-dave"  # of the guarded router: one from its file, one from its environment
+CAROL, CECIL = "key-of-carol", "key-of-cecil"  # of the guarded router, from its file
+DAVE, DORA = "key-of-dave", "key-of-dora"  # likewise, from its environment
 PAGE = "https://chat.example.org"
 PIXELS = 1024 * 1024  # of an image; the demo's own limit is as low as that of `detail: low`
 TEMPLATE_MARK = "<|im_start|>system\nThe guarded one"
@@ -80,12 +81,14 @@ def guarded(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """In front of the same servers; see the module."""
     folder = tmp_path_factory.mktemp("guarded")
     keys, template = folder / "keys", folder / "template.jinja"
-    keys.write_text(f"# who may ask\n{CAROL}\n")
+    keys.write_text(f"# who may ask\n{CAROL}\n{CECIL}\n")
     template.write_text(guarded_template())
     options = ["--served-model-name", "demo", "--api-key-file", str(keys), "--chat-template", str(template)]
     options += ["--strict-fields", "--cors-origins", PAGE, "--keep-alive-seconds", "0.2", "--max-requests", "1"]
     options += ["--max-body-bytes", "64KiB", "--max-header-bytes", "4KiB", "--max-media-bytes", "16KiB"]
-    with routing(served, folder / "state.json", *options, environment={"EPD_ROUTER_API_KEY": DAVE}) as router:
+    with routing(
+        served, folder / "state.json", *options, environment={"EPD_ROUTER_API_KEY": f"{DAVE},{DORA}"}
+    ) as router:
         yield router
 
 

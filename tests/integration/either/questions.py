@@ -20,11 +20,18 @@ VIDEO = mp4(CLIP)
 FRAME_TOKENS = (CLIP.scene.width // 32) * (CLIP.scene.height // 32)  # of two frames together
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 
+FORM, FORM_TEXT = "Hello, in a form.", '{"a": 1}'  # likewise, with a grammar
+TOOLED = "Hello, with a tool."  # likewise, with a call that is required
+SLOW = "Read this slowly"  # at the begin of a long prompt: the fakes wait for as long as a model would read
+
 # The first that is found in the prompt counts.
 SCRIPT: list[dict[str, Any]] = [
     {"match": NO_THOUGHT, "answer": SUM},
     {"match": THINK, "answer": f"<think>\n{THOUGHT}\n</think>\n\n{SUM}"},
     {"match": "<tool_response>", "answer": GREETING},
+    {"match": FORM, "answer": FORM_TEXT},
+    {"match": TOOLED, "answer": CALL},
+    {"match": SLOW, "answer": GREETING, "delay_seconds": 1.0},
     {"match": WEATHER_QUESTION, "answer": CALL},
     {"match": AGAIN, "answer": GREETING, "cached_tokens": 128},
     {"match": HELLO, "answer": GREETING},

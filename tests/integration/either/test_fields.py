@@ -8,8 +8,12 @@ import openai
 import pytest
 from openai import BadRequestError, OpenAI
 
-from tests.integration.contract.asking import ask, text_of, user
+from router.api.chat import ChatRequest
+from router.api.fields import UNSUPPORTED
+from tests.integration.contract.asking import ask, stream, text_of, user
+from tests.integration.contract.media import data_uri
 from tests.integration.either.questions import GREETING, HELLO
+from tests.integration.seeing.pictures import IMAGE
 from tests.serving import Served
 
 NOTHING: dict[str, Any] = {
@@ -26,7 +30,50 @@ NOTHING: dict[str, Any] = {
 def test_fields_that_ask_for_nothing(carol: OpenAI) -> None:
     """The guarded router knows them all."""
     assert text_of(ask(carol, HELLO, temperature=0, **NOTHING)) == GREETING
-    assert text_of(ask(carol, HELLO, temperature=0, stop=None, logprobs=None, tools=None, seed=None)) == GREETING
+    completion = {"model": "demo", "prompt": f"<|im_start|>user\n{HELLO}<|im_end|>\n<|im_start|>assistant\n"}
+    asked = {name: NOTHING[name] for name in ("user",)}
+    extra = {name: value for name, value in NOTHING.items() if name not in asked}
+    assert carol.completions.create(**completion, **asked, temperature=0, max_tokens=30, extra_body=extra).choices  # type: ignore[call-overload]
+    assert carol.responses.create(model="demo", input=HELLO, temperature=0, **NOTHING).output_text == GREETING
+
+
+def test_null_is_not_given(carol: OpenAI) -> None:
+    """Anywhere, at a strict router, too."""
+    nothing = dict.fromkeys(("stop", "logprobs", "tools", "tool_choice", "seed", "n", "max_tokens", "response_format"))
+    part = {"type": "image_url", "image_url": {"url": data_uri(IMAGE), "detail": None}, "uuid": None}
+    function = {"name": "f", "description": None, "parameters": None, "strict": None}
+    messages = [
+        {"role": "system", "content": "Hm.", "name": None},
+        {"role": "user", "content": [part]},
+        {
+            "role": "assistant",
+            "content": "Yes.",
+            "tool_calls": None,
+            "refusal": None,
+            "audio": None,
+            "function_call": None,
+        },
+        {"role": "user", "content": HELLO, "name": None},
+    ]
+    tools = [{"type": "function", "function": function}]
+    assert text_of(ask(carol, HELLO, temperature=0, **nothing)) == GREETING
+    assert ask(carol, messages=messages, tools=tools, max_tokens=2).choices
+    chunks = stream(carol, HELLO, temperature=0, stream_options={"include_usage": None})
+    assert {chunk.usage for chunk in chunks} == {None}
+    extra = dict.fromkeys(("instructions", "text", "reasoning", "tools", "metadata", "previous_response_id", "include"))
+    assert carol.responses.create(model="demo", input=HELLO, temperature=0, extra_body=extra).output_text == GREETING
+    extra = dict.fromkeys(("suffix", "echo", "best_of", "logprobs", "stop", "n", "max_tokens"))
+    assert carol.completions.create(model="demo", prompt=HELLO, extra_body=extra).choices
+
+
+def test_every_field_that_is_known_and_not_honoured(client: OpenAI, carol: OpenAI) -> None:
+    """A 400 that names it, unless its value asks for nothing."""
+    for field in UNSUPPORTED.keys() - ChatRequest.model_fields.keys():
+        with pytest.raises(BadRequestError) as caught:
+            ask(client, HELLO, max_tokens=1, extra_body={field: {"something": "else"}})
+        assert caught.value.param == field
+        for value in UNSUPPORTED[field]:
+            ask(carol, HELLO, max_tokens=1, extra_body={field: value})
 
 
 @pytest.mark.parametrize(
@@ -57,6 +104,18 @@ def test_unknown_fields(client: OpenAI, served: Served) -> None:
     assert raw.parse().choices[0].message.content == GREETING
     assert sorted(raw.headers["x-ignored-fields"].split(", ")) == ["messages[0].mood", "zebra"]
     assert served.metrics("router")["epd_ignored_fields_total"] == before + 2
+    odd = {"extra_body": {"zebra": 1}}
+    chunks = client.chat.completions.with_raw_response.create(
+        model="demo",
+        messages=user(HELLO),
+        max_tokens=1,
+        stream=True,
+        **odd,  # type: ignore[call-overload]
+    )
+    assert list(chunks.parse())
+    completion = client.completions.with_raw_response.create(model="demo", prompt=HELLO, max_tokens=1, **odd)  # type: ignore[call-overload]
+    response = client.responses.with_raw_response.create(model="demo", input=HELLO, max_output_tokens=1, **odd)  # type: ignore[call-overload]
+    assert {answer.headers["x-ignored-fields"] for answer in (chunks, completion, response)} == {"zebra"}
 
 
 def test_unknown_fields_of_a_strict_router(carol: OpenAI) -> None:

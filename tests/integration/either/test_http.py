@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -18,8 +19,8 @@ from openai import OpenAI
 from openai.types.shared import ErrorObject
 
 from tests.integration.contract.asking import ask, client_of, stream, streamed_text, strict, text_of, user
-from tests.integration.either.conftest import ALICE, BOB, CAROL, DAVE, PAGE, claude_of
-from tests.integration.either.questions import GREETING, HELLO
+from tests.integration.either.conftest import ALICE, BOB, CAROL, CECIL, DAVE, DORA, PAGE, claude_of
+from tests.integration.either.questions import GREETING, HELLO, SLOW
 from tests.serving import TIMEOUT, Served
 
 CHAT = "/v1/chat/completions"
@@ -70,9 +71,31 @@ def test_errors(http: httpx.Client, path: str, content: bytes, headers: dict[str
     assert ".py" not in answer.text
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/tokenize",
+    ],
+)
+def test_bodies_that_are_none(http: httpx.Client, path: str) -> None:
+    for content in (b"{", b"\xff\xfe", b'{"max_tokens": Infinity}', b'{"max_tokens": NaN}', b"[]", b""):
+        answer = http.post(path, content=content)
+        assert answer.status_code == 400, content
+        error = answer.json()["error"]
+        assert error["type"] == "invalid_request_error"
+        assert error["message"]
+        if "messages" not in path:
+            assert set(error) == {"message", "type", "param", "code"}
+
+
 def test_keys(served: Served, guarded: Served) -> None:
     """By both headers; of several, and from a file and the environment."""
-    for router, keys in ((served, (ALICE, BOB)), (guarded, (CAROL, DAVE))):
+    for router, keys in ((served, (ALICE, BOB)), (guarded, (CAROL, CECIL, DAVE, DORA))):
         for key in keys:
             with client_of(router, key) as client, claude_of(router, key) as claude:
                 assert text_of(ask(client, HELLO, temperature=0)) == GREETING
@@ -170,6 +193,28 @@ def test_silence(guarded: Served, served: Served, api: str) -> None:
         rest = list(lines)
     assert (before + rest).count(sign) >= silent / 0.2 / 2
     assert rest[-2] == ("data: [DONE]" if api == "chat" else 'data: {"type":"message_stop"}')
+
+
+@pytest.mark.parametrize(
+    ("path", "question", "sign", "first"),
+    [
+        ("/v1/chat/completions", "messages", ": keep-alive", r'"content":"[^"]'),
+        ("/v1/completions", "prompt", ": keep-alive", r'"text":"'),
+        ("/v1/responses", "input", ": keep-alive", r'"response.output_text.delta"'),
+        ("/v1/messages", "messages", "event: ping", r'"text_delta"'),
+    ],
+)
+def test_long_prompts(guarded: Served, path: str, question: str, sign: str, first: str) -> None:
+    """What lasts long before the first token is kept alive as well. Each prompt begins differently: none is cached."""
+    text = f"{SLOW}, {path}: " + "one two three four five six seven eight nine ten " * 190
+    body: dict[str, Any] = {"model": "demo", question: user(text) if question == "messages" else text, "stream": True}
+    body["max_output_tokens" if question == "input" else "max_tokens"] = 4
+    headers = {"x-api-key": CAROL}
+    with httpx.stream("POST", guarded.url + path, json=body, headers=headers, timeout=TIMEOUT, trust_env=False) as raw:
+        assert raw.status_code == 200
+        lines = list(raw.iter_lines())
+    token = next(i for i, line in enumerate(lines) if re.search(first, line))
+    assert sign in lines[:token], lines[:token][-3:]
 
 
 def test_clients_do_not_mind_silence(carol: OpenAI, served: Served) -> None:

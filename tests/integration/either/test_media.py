@@ -59,7 +59,9 @@ def test_pictures_that_do_not_come(client: OpenAI, carol: OpenAI, web: str) -> N
         "ftp://example.org/image.png",
         "file:///etc/hostname",
     ):
-        error = refused(client, image_part(IMAGE), {"type": "image_url", "image_url": {"url": url}})
+        error = refused(
+            client.with_options(timeout=20), image_part(IMAGE), {"type": "image_url", "image_url": {"url": url}}
+        )
         assert (error.code, error.param) == ("invalid_media", "messages[0].content[1]"), url
     for url in (f"{web}/picture.png", (demo_folder() / "images" / "stripes.png").as_uri()):
         error = refused(carol, {"type": "image_url", "image_url": {"url": url}})
@@ -97,6 +99,7 @@ def test_pixels(client: OpenAI) -> None:
         ({"num_frames": 4}, 4),
         ({"num_frames": 16}, 16),
         ({"max_frames": 4, "fps": 8}, 4),
+        ({"min_frames": 8}, 8),
     ],
 )
 def test_videos(client: OpenAI, web: str, options: dict[str, Any], count: int) -> None:
@@ -105,6 +108,12 @@ def test_videos(client: OpenAI, web: str, options: dict[str, Any], count: int) -
         answer, rows = look(client, part, question=WAY, mm_processor_kwargs=options)
         assert rows == count // 2 * FRAME_TOKENS
         assert answer == RIGHT or count > 4, "what it has learnt has four frames"
+
+
+def test_pixels_of_videos(client: OpenAI) -> None:
+    part = {"type": "video_url", "video_url": {"url": data_uri(VIDEO, "video/mp4")}}
+    _, rows = look(client, part, question=WAY, mm_processor_kwargs={"max_pixels": 4 * 96 * 96})
+    assert rows == 2 * 9
 
 
 def test_frames(client: OpenAI) -> None:
@@ -119,6 +128,11 @@ def test_names(client: OpenAI, bob: OpenAI) -> None:
     by_name = {"type": "image_url", "image_url": None, **name}
     assert look(client, {**image_part(IMAGE), **name}) == (RED, 64)
     assert look(client, by_name) == (RED, 64)
+    named = {"type": "input_image", "image_url": data_uri(IMAGE), "uuid": "another"}
+    assert look(client, named) == look(client, {**named, "image_url": None}) == (RED, 64)
+    video = {"type": "video_url", "video_url": {"url": data_uri(VIDEO, "video/mp4")}, "uuid": "a-clip"}
+    for part in (video, {**video, "video_url": None}):
+        assert look(client, part, question=WAY) == (RIGHT, 2 * FRAME_TOKENS)
     for asking, part in ((bob, by_name), (client, {**by_name, "uuid": "nobody"})):
         error = refused(asking, part)
         assert (error.code, error.param) == ("media_unknown", "messages[0].content[0]")

@@ -8,9 +8,10 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from tests.integration.contract.asking import ask, stream, streamed_text, text_of, user
-from tests.integration.either.conftest import TEMPLATE_MARK
+from tests.integration.either.conftest import CAROL, TEMPLATE_MARK, claude_of
 from tests.integration.either.questions import GREETING, HELLO, NO_THOUGHT, SUM, THINK, THOUGHT
 from tests.integration.seeing.pictures import PICTURE, seen
+from tests.serving import Served
 
 
 def prompt_of(client: OpenAI, content: Any = HELLO, *, extra: dict[str, Any] | None = None, **fields: Any) -> str:
@@ -48,6 +49,7 @@ def test_thoughts(client: OpenAI) -> None:
     chunks = stream(client, THINK, temperature=0)
     thoughts = [getattr(chunk.choices[0].delta, "reasoning_content", None) or "" for chunk in chunks]
     assert ("".join(thoughts), streamed_text(chunks)) == (THOUGHT, SUM)
+    assert thoughts == [getattr(chunk.choices[0].delta, "reasoning", None) or "" for chunk in chunks], "its other name"
 
 
 @pytest.mark.parametrize("switch", ["enable_thinking", "reasoning_effort"])
@@ -64,6 +66,18 @@ def test_not_to_think(carol: OpenAI, switch: str) -> None:
     assert text_of(answer)
     assert getattr(answer.choices[0].message, "reasoning_content", None) is None
     assert answer.usage.completion_tokens_details.reasoning_tokens == 0  # type: ignore[union-attr]
+
+
+def test_not_to_think_in_the_other_apis(carol: OpenAI, guarded: Served) -> None:
+    response = carol.responses.create(
+        model="demo", input=THINK, reasoning={"effort": "none"}, temperature=0, max_output_tokens=40
+    )
+    assert {item.type for item in response.output} == {"message"}
+    with claude_of(guarded, CAROL) as claude:
+        message = claude.messages.create(
+            model="demo", max_tokens=40, messages=[{"role": "user", "content": THINK}], thinking={"type": "disabled"}
+        )
+    assert {block.type for block in message.content} == {"text"}
 
 
 @pytest.mark.parametrize("effort", ["minimal", "low", "medium"])

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
+from common.errors import ContextLengthError
 from common.pb import language_pb2
 from tests.integration.router.peers import EOS
 from tests.integration.router.system import Router, events_of, ids_of, says, system
@@ -21,6 +22,13 @@ def parrot(generate: language_pb2.Generate) -> list[int]:
 
 async def ask(router: Router, **body: Any) -> httpx.Response:
     return await router.client.post("/v1/completions", json=body)
+
+
+async def test_a_prompt_that_only_the_language_server_finds_too_long() -> None:
+    async with system(says("Hello.")) as (router, (language,), _):
+        language.refusal = ContextLengthError("it is too long")
+        error = (await ask(router, prompt="hi")).json()["error"]
+    assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
 
 
 async def test_an_answer() -> None:

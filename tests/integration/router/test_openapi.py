@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import openapi_spec_validator
 import pytest
 
 from tests.integration.router.system import CONFIG, routing
@@ -39,6 +40,10 @@ def references(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from references(inner)
+
+
+async def test_it_is_valid(document: dict[str, Any]) -> None:
+    openapi_spec_validator.validate(document)
 
 
 async def test_it_is_complete(document: dict[str, Any]) -> None:

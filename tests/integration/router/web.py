@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, urlsplit
@@ -27,7 +28,7 @@ class Web:
 
 
 @contextlib.asynccontextmanager
-async def web_server(host: str = "127.0.0.1") -> AsyncIterator[Web]:
+async def web_server(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> AsyncIterator[Web]:
     web = Web("", [])
     clients: set[asyncio.Task[None]] = set()
 
@@ -46,10 +47,10 @@ async def web_server(host: str = "127.0.0.1") -> AsyncIterator[Web]:
             clients.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(serve, host, 0)
+    server = await asyncio.start_server(serve, host, 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
     shown = f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
-    web.url = f"http://{shown}:{port}"
+    web.url = f"{'https' if tls else 'http'}://{shown}:{port}"
     try:
         yield web
     finally:

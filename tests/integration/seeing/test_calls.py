@@ -39,7 +39,7 @@ def test_several_calls_and_their_results(client: OpenAI) -> None:
     assert json.loads(calls[0].function.arguments) == {"city": "Paris"}  # type: ignore[union-attr]
     for call in calls[:-1]:
         assert json.loads(call.function.arguments).keys() == {"city"}  # type: ignore[union-attr]
-    (one,) = ask(client, QUESTION, **fields, parallel_tool_calls=False).choices
+    (one,) = ask(client, QUESTION, **fields, parallel_tool_calls=False, extra_body={"min_tokens": 40}).choices
     assert (len(one.message.tool_calls or []), one.finish_reason) == (1, "tool_calls")
     results = [{"role": "tool", "tool_call_id": call.id, "content": "It rains."} for call in calls]
     messages = [*user(QUESTION), choice.message, *results]
@@ -48,6 +48,17 @@ def test_several_calls_and_their_results(client: OpenAI) -> None:
     assert not after.choices[0].message.tool_calls
     chunks = stream(client, messages=messages, tools=TOOLS, tool_choice="none", temperature=0, max_tokens=30)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text_of(after)
+
+
+def test_a_strict_tool_is_held_to_its_schema(client: OpenAI) -> None:
+    """Also where the model itself has decided to call."""
+    cities = {"city": {"enum": ["Rome", "Oslo"]}}
+    function = {**TOOLS[0]["function"], "parameters": {**PARAMETERS, "properties": cities}}
+    for is_strict in (False, True):
+        tools = [{"type": "function", "function": {**function, "strict": is_strict}}]
+        (call,) = ask(client, QUESTION, tools=tools, temperature=0).choices[0].message.tool_calls or []
+        city = json.loads(call.function.arguments)["city"]  # type: ignore[union-attr]
+        assert city in (("Rome", "Oslo") if is_strict else ("Paris",))
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -93,6 +94,7 @@ def test_logprobs(client: OpenAI) -> None:
     (red,) = (entry for entry in entries if entry.token == " red")
     assert math.exp(red.logprob) > 0.5
     assert red.top_logprobs[0].token == " red"
+    assert {len(entry.top_logprobs) for entry in entries} == {5}
     assert sum(math.exp(top.logprob) for top in red.top_logprobs) <= 1.001
     first, *others = answer.prompt_logprobs  # type: ignore[attr-defined]
     assert first is None
@@ -105,9 +107,21 @@ def test_draws(client: OpenAI) -> None:
     assert first == again
     assert len(set(first)) > 1, "choices differ"
     assert first != [choice.message.content for choice in look(client, seed=8, **hot).choices]
+    assert text_of(look(client, temperature=3.0, seed=1)) != RED
     for narrow in ({"top_k": 1}, {"min_p": 1.0}):
         assert text_of(look(client, temperature=3.0, seed=1, extra=narrow)) == RED
     assert text_of(look(client, temperature=3.0, seed=1, top_p=1e-6)) == RED
+
+
+def test_a_seed_decides_whoever_else_is_there(client: OpenAI) -> None:
+    def draw(seed: int) -> str | None:
+        return text_of(look(client, temperature=3.0, seed=seed, max_tokens=12))
+
+    alone = [draw(seed) for seed in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(draw, [0, 1, 2, 3, 3, 2, 1, 0]))
+    assert together == alone + alone[::-1]
+    assert len(set(alone)) > 1
 
 
 def test_rules(client: OpenAI) -> None:

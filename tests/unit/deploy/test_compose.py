@@ -29,6 +29,15 @@ TRACES = {
     "OTEL_TRACES_SAMPLER_ARG",
 }
 HUB = {"HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"}
+# What README.md has firewalls pass, and what Prometheus asks: service -> port -> the variable with the address.
+PUBLISHED = {
+    "node-encode.compose.yaml": {"encode": {9001: "ENCODE_ADDRESS", 9101: "METRICS_BIND"}},
+    "node-language.compose.yaml": {
+        "router": {8000: "EPD_BIND"},
+        "language": {9003: "LANGUAGE_ADDRESS", 9102: "METRICS_BIND"},  # not 9002: the router is on the same machine
+    },
+}
+METRICS = {9101, 9102}
 LAST_WORDS_S = {"router": 10.0}  # after it has drained: 5 s for answers, 5 s for connections
 
 
@@ -88,6 +97,58 @@ def test_only_the_router_is_reached_from_outside() -> None:
     assert [name for name, service in default.items() if "edge" in service["networks"]] == ["router"]
     for service in found.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
+@pytest.mark.parametrize("file", PUBLISHED)
+def test_machines_publish_what_the_other_one_needs(file: str) -> None:
+    published: dict[str, dict[int, str]] = {}
+    for name, service in services(file).items():
+        assert "network_mode" not in service, name  # that of the host would publish all
+        published[name] = {}
+        for entry in service.get("ports", ()):
+            port = re.fullmatch(r"\$\{(\w+)(.*?)\}:(\S+):(\d+)", entry)
+            assert port is not None, entry
+            variable, fallback, outside, inside = port.groups()
+            # Loopback, or no start at all: an empty address would be every one that the machine has.
+            required = f"${{{variable}:?" in (DEPLOY / file).read_text()
+            assert required or fallback == ":-127.0.0.1", entry
+            assert outside in (inside, f"${{EPD_PORT:-{inside}}}"), entry
+            published[name][int(inside)] = variable
+    assert published == PUBLISHED[file]
+
+
+def test_firewalls_pass_what_is_published() -> None:
+    (sentence,) = re.findall(
+        r"^Let the firewalls pass (.*?) Nothing else", (ROOT / "README.md").read_text(), re.M | re.S
+    )
+    published = {port for file in PUBLISHED.values() for ports in file.values() for port in ports}
+    assert {int(port) for port in re.findall(r"\b\d{4}\b", sentence)} == published - METRICS
+
+
+@pytest.mark.parametrize("file", GPU_FILES)
+def test_a_server_gets_the_gpus_of_its_machine(file: str) -> None:
+    role = file.removeprefix("node-").partition(".")[0]
+    ((name, service),) = services(file).items()
+    assert name == role  # compose merges it into that of the file beside it
+    assert service.keys().isdisjoint({"ports", "network_mode"})
+    # By number, and not by `device_ids`: both together are an error.
+    devices = [{"driver": "nvidia", "count": "${GPUS:-1}", "capabilities": ["gpu"]}]
+    assert service["deploy"] == {"resources": {"reservations": {"devices": devices}}}
+    assert service["shm_size"] == "${SHM_SIZE:-1gb}"
+    environ = {f"EPD_{role.upper()}_MODEL": "demo", **service["environment"]}
+    config: Any = parse(PROGRAMS[role].config_class(), role, [], environ)
+    assert config.device == "cuda"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_torch_comes_from_where_the_dockerfile_says(file: str) -> None:
+    (index,) = re.findall(r"^ARG TORCH_INDEX=(\S+)$", (DEPLOY / "Dockerfile").read_text(), flags=re.M)
+    for name, service in services(file).items():
+        if name not in OURS:
+            continue
+        # `-` and not `:-`, for an empty one is an answer: pip's own index.
+        args = {} if name == "router" else {"TORCH_INDEX": f"${{TORCH_INDEX-{index}}}"}
+        assert service["build"].get("args", {}) == args, name
 
 
 @pytest.mark.parametrize("file", [*FILES, *GPU_FILES])

@@ -11,16 +11,22 @@ import yaml
 
 from tests.k8s.configuration import variables_of_images
 from tests.k8s.manifests import K8S, ROLES, Manifests, as_written
-from tests.k8s.rules import RULES
+from tests.k8s.rules import RULES, SERVING
 
 Change = Callable[[Manifests], Any]
 
 
 @pytest.fixture
 def manifests() -> Manifests:
-    """The base with autoscalers."""
+    """The base with autoscalers and API keys."""
     scalers = [yaml.safe_load((K8S / "components" / "autoscaling" / f"{role}.yaml").read_text()) for role in ROLES]
-    return Manifests([*copy.deepcopy(as_written(K8S / "base")), *scalers])
+    made = Manifests([*copy.deepcopy(as_written(K8S / "base")), *scalers])
+    patch = yaml.safe_load((K8S / "components" / "api-keys" / "router.yaml").read_text())
+    pod, router = patch["spec"]["template"]["spec"], made.workload("router")
+    router.pod["volumes"] += pod["volumes"]
+    router.container["volumeMounts"] += pod["containers"][0]["volumeMounts"]
+    router.container["env"] = pod["containers"][0]["env"]
+    return made
 
 
 def root(manifests: Manifests, role: str, name: str) -> Any:
@@ -112,6 +118,10 @@ BREAKS: list[tuple[str, str, Change]] = [
     ("traces", "language exports traces to", traced("http://collector.observability:4317", *ROLES)),
     ("traces", "router exports traces to", traced("https://collector.observability:4318", *ROLES)),
     ("traces", "encode exports traces to", traced("http://collector:4318/v1/traces", *ROLES)),
+    ("keys", "everybody may use it", drop("router.container.env")),
+    ("keys", "no Secret is mounted", put("router.container.env.0.value", "/etc/epd/keys")),
+    ("keys", "no Secret is mounted", put("router.container.volumeMounts.2.mountPath", "/etc/keys")),
+    ("keys", "no Secret is mounted", put("router.pod.volumes.2", {"name": "api-keys", "configMap": {"name": "epd"}})),
     ("resources", "may hold", file("[language]\nkv-cache-bytes = '5GiB'\n")),
     ("resources", "resources are", put("router.container.resources.limits", {"cpu": 1})),
     ("resources", "GPUs", file("[language]\ndevice = 'cuda'\n")),
@@ -129,10 +139,22 @@ BREAKS: list[tuple[str, str, Change]] = [
     ("updates", "can't begin", put("encode.spec.strategy.rollingUpdate.maxSurge", 0)),
     ("updates", "before there is another", put("router.spec.strategy.rollingUpdate.maxUnavailable", 1)),
     ("updates", "sets back", put("encode.spec.replicas", 3)),
+    ("evictions", "one pod at a time", put("router.budget.maxUnavailable", 0)),
+    ("evictions", "one pod at a time", put("language.budget.maxUnavailable", 2)),
+    ("evictions", "one pod at a time", put("encode.budget.minAvailable", 1)),
+    ("evictions", "waits for pods that are ill", drop("encode.budget.unhealthyPodEvictionPolicy")),
+    ("evictions", "has 0 disruption budgets", put("encode.budget.selector", {"matchLabels": {"app": "encode"}})),
+    ("evictions", "language has 2 disruption budgets", put("encode.budget.selector", {})),
+    ("evictions", "take the last pod", put("router.scaler.minReplicas", 1)),
     ("scaling", "have no epd_queue_minutes", put("encode.scaler.metrics.0.pods.metric.name", "epd_queue_minutes")),
     ("scaling", "nothing is called", put("encode.scaler.scaleTargetRef.name", "encode")),
     ("scaling", "from 8 to 8", put("encode.scaler.minReplicas", 8)),
     ("scaling", "no CPU to compare with", drop("router.container.resources.requests.cpu")),
+    ("growth", "encode has 0 autoscalers", put("encode.scaler.scaleTargetRef.name", "encode")),
+    ("growth", "language has 2 autoscalers", put("encode.scaler.scaleTargetRef.name", "epd-language")),
+    ("growth", "encode is not scaled by epd_queue_s", put("encode.scaler.metrics.0.pods.metric.name", "epd_items")),
+    ("growth", "language is not scaled by epd_queue_s", drop("language.scaler.metrics.0")),
+    ("growth", "router is not scaled by cpu", put("router.scaler.metrics.0.resource.name", "memory")),
     ("hardening", "automount", drop("router.pod.automountServiceAccountToken")),
     ("hardening", "enableServiceLinks", drop("router.pod.enableServiceLinks")),
     ("hardening", "runAsUser", put("encode.pod.securityContext.runAsUser", 0)),
@@ -156,7 +178,7 @@ BREAKS: list[tuple[str, str, Change]] = [
 
 @pytest.mark.parametrize(("rule", "words", "change"), BREAKS, ids=[f"{rule}: {words}" for rule, words, _ in BREAKS])
 def test_a_rule_notices(manifests: Manifests, rule: str, words: str, change: Change) -> None:
-    (checking,) = [known for known in RULES if known.__name__ == rule]
+    (checking,) = [known for known in (*RULES, *SERVING) if known.__name__ == rule]
     assert list(checking(manifests)) == []
     change(manifests)
     found = list(checking(manifests))
@@ -164,7 +186,7 @@ def test_a_rule_notices(manifests: Manifests, rule: str, words: str, change: Cha
 
 
 def test_every_rule_is_seen_to_fail() -> None:
-    assert {rule.__name__ for rule in RULES} == {rule for rule, _, _ in BREAKS}
+    assert {rule.__name__ for rule in (*RULES, *SERVING)} == {rule for rule, _, _ in BREAKS}
 
 
 def test_variables_of_images_win_over_the_file(manifests: Manifests) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,24 @@ def test_keys() -> None:
     for headers in ({}, {"x-api-key": ""}, {"x-api-key": "Bearer one"}):
         with pytest.raises(Problem):
             keys.salt(headers)
+
+
+def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In constant time, and all of them, whichever it is."""
+    compared: list[bytes] = []
+
+    def compare(given: bytes, known: bytes) -> bool:
+        compared.append(known)
+        return given == known
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    keys = Keys(("one", "two", "three"))
+    for key in ("one", "three", "four"):
+        compared.clear()
+        with contextlib.suppress(Problem):
+            keys.salt({"x-api-key": key})
+        assert len(set(compared)) == 3
+        assert {len(digest) for digest in compared} == {32}
 
 
 def test_key_files(tmp_path: Path) -> None:

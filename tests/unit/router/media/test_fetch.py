@@ -3,12 +3,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import trustme
 from prometheus_client import Gauge
 
 from common.errors import BadMediaError, OverloadedError
@@ -153,6 +156,29 @@ async def test_nobody_listens() -> None:
         with pytest.raises(BadMediaError, match="ConnectError"):
             await asyncio.wait_for(fetch.fetch(f"{scheme}://good.example:{port}/", limit=1000, hold=hold()), 5)
     await fetch.close()
+
+
+async def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate has to be that of the name in the URL, made by somebody who is trusted, whatever the address."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("good.example").configure_cert(context)
+    names = Names(good_example=["127.0.0.1"], other_example=["127.0.0.1"])
+    async with web_server(tls=context) as server:
+        port = server.url.rpartition(":")[2]
+        stranger = fetcher(names)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        fetch = fetcher(names)
+        fetched = await fetch.fetch(f"https://good.example:{port}/image", limit=1000, hold=hold())
+        assert fetched.body == BODY
+        assert server.hosts == [f"good.example:{port}"]
+        for fetching, host in ((fetch, "other.example"), (stranger, "good.example")):
+            with pytest.raises(BadMediaError, match="ConnectError"):
+                await fetching.fetch(f"https://{host}:{port}/image", limit=1000, hold=hold())
+        for fetching in (fetch, stranger):
+            await fetching.close()
+    assert len(server.hosts) == 1, "nothing was asked of a server that is not trusted"
 
 
 async def test_a_server_without_tls_behind_https(web: Web) -> None:

@@ -10,6 +10,9 @@ import pytest
 from openai import OpenAI
 from openai.types import CompletionUsage
 
+import encode_server.metrics
+import language_server.metrics
+import router.metrics
 from tests.integration.contract.asking import user
 from tests.integration.contract.media import image_part, png
 from tests.integration.system.small import small_system
@@ -27,6 +30,11 @@ SCHEMA = {
 }
 HELD = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
 
+STAGES = {
+    "router": router.metrics.STAGES,
+    "encode": encode_server.metrics.STAGES,
+    "language": language_server.metrics.STAGES,
+}
 Samples = Mapping[str, float]
 
 
@@ -95,6 +103,10 @@ def test_counters_are_what_answers_say(served: Served, client: OpenAI) -> None:
     assert cache(language, "grammar") == (1, 1)
     assert language["epd_grammars_compiled_total"] == language['epd_cache_entries{cache="grammar"}'] == 1
     assert language['epd_cache_bytes{cache="grammar"}'] > 0
+    for role, stages in STAGES.items():
+        samples = served.metrics(role)
+        unmeasured = [stage for stage in stages if not samples[f'epd_stage_seconds_count{{stage="{stage}"}}']]
+        assert not unmeasured, role
     capacity = language['epd_cache_capacity_bytes{cache="prefix"}']
     assert 0 < capacity <= 64 << 20
     blocks = language["epd_kv_blocks"]

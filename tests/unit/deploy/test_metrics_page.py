@@ -24,16 +24,18 @@ PROMISED = {
     "Router": """epd_requests_accepted_total epd_requests_finished_total epd_requests_failed_total
         epd_requests_aborted_total epd_requests_running epd_cache_hits_total epd_cache_misses_total
         epd_retries_total epd_migrations_total epd_stage_seconds epd_time_to_first_token_seconds
-        epd_inter_token_seconds epd_request_seconds""",
+        epd_inter_token_seconds epd_request_seconds epd_prompt_tokens_total epd_output_tokens_total
+        epd_cache_evictions_total epd_cache_bytes""",
     "Encode server": """epd_requests_accepted_total epd_requests_finished_total epd_requests_failed_total
         epd_requests_aborted_total epd_requests_running epd_requests_waiting epd_queue_seconds epd_cache_bytes
         epd_cache_pins epd_cache_hits_total epd_cache_misses_total epd_encodes_total epd_encode_items_total
-        epd_transfer_bytes_total epd_stage_seconds""",
+        epd_transfer_bytes_total epd_stage_seconds epd_cache_evictions_total epd_encode_batch_patches""",
     "Language server": """epd_requests_accepted_total epd_requests_finished_total epd_requests_failed_total
         epd_requests_aborted_total epd_requests_running epd_requests_waiting epd_queue_seconds epd_kv_blocks_used
         epd_inbox_bytes epd_cache_bytes epd_cache_pins epd_cache_hits_total epd_cache_misses_total
         epd_prefill_tokens_total epd_decode_steps_total epd_transfer_bytes_total epd_frames_rejected_total
-        epd_preemptions_total epd_stage_seconds""",
+        epd_preemptions_total epd_stage_seconds epd_cache_evictions_total epd_step_tokens epd_decode_tokens_total
+        epd_kv_blocks epd_grant_stalls_total epd_grant_stall_seconds_total epd_grants_stalled""",
 }
 
 

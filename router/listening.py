@@ -21,7 +21,10 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         OSError: the address is taken or not ours.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=shared)
+    listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=shared)
+    # Connections inherit it. asyncio sets it only where a socket says that it is TCP, which those of Python do not.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 @contextmanager

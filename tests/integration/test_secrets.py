@@ -1,4 +1,4 @@
-"""What users entrust to the system is in no process's log, at any level, however their requests end."""
+"""What users entrust to the system is in no process's log, at any level, and in no trace, however requests end."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 
 from tests.integration.contract.media import png
 from tests.integration.router.web import web_server
+from tests.otlp_collector import Collector, collecting
 from tests.serving import router_url, wait_states
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ KEY = "sk-Zanzibar-0123456789"
 WORD = "quetzalcoatlus"
 TOKEN = "token-Hippopotamus"
 IMAGE = base64.b64encode(png(64, 64, 7)).decode()
-SECRETS = (KEY, WORD, TOKEN, "Hippopotamus", IMAGE[:40], IMAGE[-40:], "ssword")
+SECRETS = (KEY, WORD, TOKEN, "Hippopotamus", IMAGE[:40], IMAGE[-40:], "IHDR", "ssword")  # IHDR is in every PNG
 
 
 def question(url: str | None, *, text: str = WORD, **fields: Any) -> dict[str, Any]:
@@ -36,7 +37,9 @@ def question(url: str | None, *, text: str = WORD, **fields: Any) -> dict[str, A
 
 
 @pytest.mark.parametrize("is_fake", [True, False], ids=["fakes", "real"])
-async def test_no_secret_is_logged(tmp_path: Path, is_fake: bool) -> None:
+async def test_no_secret_is_logged_or_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_fake: bool) -> None:
+    exported: list[bytes] = []  # whole messages: spans with all that they carry
+    monkeypatch.setattr(Collector, "take", lambda _, body: exported.append(body))
     state_file, log = tmp_path / "state.json", tmp_path / "log"
     config = tmp_path / "epd.toml"
     config.write_text(f'[router]\napi-key = ["{KEY}"]\nallow-private-media = true\n')
@@ -45,11 +48,17 @@ async def test_no_secret_is_logged(tmp_path: Path, is_fake: bool) -> None:
     command = [sys.executable, "-m", "deploy.cli", "serve", "--port", "0", "--state-file", str(state_file)]
     command += ["--fake"] if is_fake else ["--model", "demo", "--kv-cache-bytes", "64MiB"]
     command += ["--log-level", "debug", "--log-format", "json", "--config", str(config), "--workers", "2"]
-    environ = {**os.environ, **({"EPD_LANGUAGE_SCRIPT": str(script)} if is_fake else {})}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environ |= {"EPD_LANGUAGE_SCRIPT": str(script)} if is_fake else {}
     with (
+        collecting() as collector,
         log.open("wb") as output,
         subprocess.Popen(  # noqa: ASYNC220
-            command, cwd=ROOT, stderr=output, stdout=output, env=environ
+            command,
+            cwd=ROOT,
+            stderr=output,
+            stdout=output,
+            env={**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url},
         ) as process,
     ):
         try:
@@ -105,3 +114,7 @@ async def test_no_secret_is_logged(tmp_path: Path, is_fake: bool) -> None:
     assert "unheard_of, 2 with names that are no words" in text
     found = [line for line in text.splitlines() if any(secret.lower() in line.lower() for secret in SECRETS)]
     assert found == []
+    spans = b"".join(exported).decode("latin-1").lower()
+    for name in ("epd-router", "epd-encode", "epd-language", "post /v1/messages", "post /v1/responses", "vision"):
+        assert name in spans
+    assert [secret for secret in SECRETS if secret.lower() in spans] == []

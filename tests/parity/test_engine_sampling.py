@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 
 from common.pb import common_pb2
 from common.pb import language_pb2 as pb
-from language_server import metrics
 from tests.checkpoints import demo_vocabulary, write_checkpoint
 from tests.engine_driver import EngineDriver, Outcome
 from tests.oracle import MIN_MARGIN, Oracle
@@ -238,13 +237,6 @@ def check_answer(source: str, text: str) -> None:
         assert re.fullmatch("<think>[a-z ]{0,20}</think>(yes|no)", text)
 
 
-def shown_values() -> set[str]:
-    """The engine's names of what metrics show; the rest they have from elsewhere."""
-    caches = (*metrics._CACHE_COUNTERS.values(), *metrics._CACHE_GAUGES.values())
-    names = {*metrics._COUNTERS, *metrics._GAUGES, *(name for cache in caches for name in cache.values())}
-    return names - {"queue_seconds", "prefix_bytes", "prefix_capacity_bytes"} | {"kv_block_bytes"}
-
-
 @pytest.mark.parametrize("options", [{}, CRAMPED, PREEMPTING], ids=["whole", "cramped", "preempting"])
 def test_grammars_force_valid_answers_and_leave_the_others_alone(setting: Setting, options: dict[str, Any]) -> None:
     """Random weights, greedy and sampled, some with ends ignored, among requests without grammars."""
@@ -267,8 +259,6 @@ def test_grammars_force_valid_answers_and_leave_the_others_alone(setting: Settin
         check_answer(source, text_of(setting, driver.outcomes[handle]))
     stats = driver.engine.step().stats.values
     assert stats["grammars"] == 3, "requests share what they have in common"
-    # What has not happened yet is not there; all else that metrics show has a name that the engine knows.
-    assert shown_values() - stats.keys() <= {"failed", "aborted", "grammar_evictions"}
     assert stats["grammar_mask_seconds"] > 0
     assert stats["kv_blocks_used"] == 0
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from common.pb import engine_pb2
+from language_server.metrics import LanguageMetrics
+from tests.engine_values import shown_values
 from tests.integration.fakes.conftest import EncodeServers, LanguageServers
 from tests.integration.fakes.stub_router import image_of
 from tests.integration.fakes.test_fakes import PAD, metric, router
@@ -51,3 +56,29 @@ async def test_items_that_wait_for_room_are_counted(
         assert metric(language, "epd_grant_stalls_total") >= 2
         assert metric(language, "epd_grant_stall_seconds_total") > 0
         assert metric(language, "epd_grants_stalled") == 0
+
+
+async def test_metrics_show_all_that_a_fake_engine_counts(
+    encode_server: EncodeServers, language_server: LanguageServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a name that metrics don't look for, a value would stay zero there for ever."""
+    told: set[str] = set()
+    update = LanguageMetrics.update
+
+    def listen(metrics: LanguageMetrics, events: engine_pb2.EngineEvents) -> None:
+        told.update(events.stats.values)
+        update(metrics, events)
+
+    monkeypatch.setattr(LanguageMetrics, "update", listen)
+    room = 250 * 192 * 4 * 2  # for one of two
+    async with (
+        encode_server() as encode,
+        language_server(inbox_bytes=room) as language,
+        router(encode, language).session() as session,
+    ):
+        for seed in (0, 0, 1):
+            await session.ask([5, image_of(640, 480, seed)], pad=PAD)
+        assert metric(language, "epd_cache_hits_total", cache="inbox") == 1
+        assert metric(language, "epd_cache_evictions_total", cache="inbox") == 1
+    assert told - shown_values() == set()
+    assert told >= {"accepted", "finished", "running", "steps", "decode_tokens", "inbox_hits", "inbox_evictions"}

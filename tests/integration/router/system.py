@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from tokenizers import Tokenizer
 from common.pb import embedding_pb2
 from router.app import make_server
 from router.config import RouterConfig
+from router.listening import listen
 from router.services import Services, make_services
 from tests.integration.router.peers import EOS, MODEL_DIR, EncodePeer, LanguagePeer, Peer, Script, running
 
@@ -72,7 +72,7 @@ def body_of(content: Any, **fields: Any) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def routing(config: RouterConfig, *, until: str | None = "image") -> AsyncIterator[Router]:
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     async with make_services(config) as services:
         server = make_server(services)
         server.config.timeout_graceful_shutdown = 1

@@ -37,6 +37,12 @@ PROMISED = {
         epd_preemptions_total epd_stage_seconds epd_cache_evictions_total epd_step_tokens epd_decode_tokens_total
         epd_kv_blocks epd_grant_stalls_total epd_grant_stall_seconds_total epd_grants_stalled""",
 }
+# And stages that must be told apart; inter-token and end to end are metrics of their own.
+PROMISED_STAGES = {
+    "router": {"fetch", "hash"},
+    "encode": {"queue", "preprocess", "vision", "transfer"},
+    "language": {"queue", "inbox", "prefill"},
+}
 
 
 def encode_registry() -> CollectorRegistry:
@@ -97,6 +103,11 @@ def test_the_page_lists_what_there_is(service: str) -> None:
 @pytest.mark.parametrize("service", REGISTRIES)
 def test_what_is_promised_is_there(service: str) -> None:
     assert set(PROMISED[service].split()) <= real(REGISTRIES[service]).keys()
+
+
+@pytest.mark.parametrize("service", STAGES)
+def test_the_stages_that_are_promised_are_there(service: str) -> None:
+    assert PROMISED_STAGES[service] <= set(STAGES[service])
 
 
 def test_the_page_lists_all_stages() -> None:

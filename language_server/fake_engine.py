@@ -232,7 +232,9 @@ class FakeEngine:
         if tokens:
             top, vocab_size = request.sampling.logprobs, self._admission.vocab_size
             told = [fake_logprobs(token, top=top, vocab_size=vocab_size) for token in tokens if top is not None]
-            self._events.outputs.add(handle=request.handle, token_ids=tokens, logprobs=told)
+            output = self._events.outputs.add(handle=request.handle, token_ids=tokens, logprobs=told)
+            if request.made - len(tokens) == request.resumed:
+                output.cached_tokens = request.cached_tokens
             self._stats["decode_tokens"] += len(tokens)
         if ended is not None:
             self._finish(request, ended[0], stop_token_id=ended[1])

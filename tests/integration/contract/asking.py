@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from anthropic import Anthropic
+from anthropic import DefaultHttpxClient as AnthropicHttpClient
 from openai import DefaultHttpxClient, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
@@ -26,6 +29,14 @@ def client_of(served: Served, key: str = "none") -> OpenAI:
     """Without retries: every answer is the first one."""
     http = DefaultHttpxClient(trust_env=False)
     return OpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0, timeout=TIMEOUT, http_client=http)
+
+
+@contextmanager
+def claude_of(served: Served, key: str = "none") -> Iterator[Anthropic]:
+    """Anthropic's, likewise."""
+    http = AnthropicHttpClient(trust_env=False)
+    with Anthropic(base_url=served.url, api_key=key, max_retries=0, timeout=TIMEOUT, http_client=http) as client:
+        yield client
 
 
 def user(content: Any) -> list[dict[str, Any]]:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from anthropic import Anthropic
-from anthropic import DefaultHttpxClient as AnthropicHttpClient
 from openai import OpenAI
 
 from deploy.programs import demo_folder
-from tests.integration.contract.asking import client_of
+from tests.integration.contract.asking import claude_of, client_of
 from tests.integration.contract.script import RULES
-from tests.serving import TIMEOUT, Served, serving
+from tests.serving import Served, serving
 
 KEYS = ("key-of-alice", "key-of-bob")
 
@@ -50,6 +49,5 @@ def client(served: Served) -> Iterator[OpenAI]:
 
 @pytest.fixture(scope="session")
 def claude(served: Served) -> Iterator[Anthropic]:
-    http = AnthropicHttpClient(trust_env=False)
-    with Anthropic(base_url=served.url, api_key=KEYS[0], max_retries=0, timeout=TIMEOUT, http_client=http) as client:
+    with claude_of(served, KEYS[0]) as client:
         yield client

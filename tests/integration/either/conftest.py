@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anthropic import Anthropic
-from anthropic import DefaultHttpxClient as AnthropicHttpClient
 from openai import OpenAI
 
 from deploy.programs import demo_folder
-from tests.integration.contract.asking import client_of
+from tests.integration.contract.asking import claude_of, client_of
 from tests.integration.contract.media import web_server
 from tests.integration.either.questions import SCRIPT, VIDEO
 from tests.integration.seeing.pictures import IMAGE
-from tests.serving import TIMEOUT, Served, routing, serving
+from tests.serving import Served, routing, serving
 
 ALICE, BOB = "key-of-alice", "key-of-bob"
 CAROL, CECIL = "key-of-carol", "key-of-cecil"  # of the guarded router, from its file
@@ -108,13 +106,6 @@ def bob(served: Served) -> Iterator[OpenAI]:
 def carol(guarded: Served) -> Iterator[OpenAI]:
     """Asks the guarded one."""
     with client_of(guarded, CAROL) as client:
-        yield client
-
-
-@contextmanager
-def claude_of(served: Served, key: str) -> Iterator[Anthropic]:
-    http = AnthropicHttpClient(trust_env=False)
-    with Anthropic(base_url=served.url, api_key=key, max_retries=0, timeout=TIMEOUT, http_client=http) as client:
         yield client
 
 

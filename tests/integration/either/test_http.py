@@ -18,8 +18,8 @@ from anthropic import Anthropic
 from openai import OpenAI
 from openai.types.shared import ErrorObject
 
-from tests.integration.contract.asking import ask, client_of, stream, streamed_text, strict, text_of, user
-from tests.integration.either.conftest import ALICE, BOB, CAROL, CECIL, DAVE, DORA, PAGE, claude_of
+from tests.integration.contract.asking import ask, claude_of, client_of, stream, streamed_text, strict, text_of, user
+from tests.integration.either.conftest import ALICE, BOB, CAROL, CECIL, DAVE, DORA, PAGE
 from tests.integration.either.questions import GREETING, HELLO, SLOW
 from tests.serving import TIMEOUT, Served
 
@@ -173,10 +173,19 @@ def test_one_request_too_many(carol: OpenAI) -> None:
     assert text_of(ask(retrying, HELLO, temperature=0)) == GREETING
 
 
+def fall_silent(served: Served, seconds: float) -> None:
+    """The language server says nothing for so long."""
+    os.kill(served.pids["language"], signal.SIGSTOP)
+    try:
+        time.sleep(seconds)
+    finally:
+        os.kill(served.pids["language"], signal.SIGCONT)
+
+
 @pytest.mark.parametrize("api", ["chat", "messages"])
 def test_silence(guarded: Served, served: Served, api: str) -> None:
     """A language server that says nothing for a while: its streams are kept alive, and clients never notice."""
-    server, silent = served.pids["language"], 1.0
+    silent = 1.0
     headers = {"x-api-key": CAROL}
     body = {**BODY, "stream": True, "max_tokens": 300, "ignore_eos": True}
     path, sign = (CHAT, ": keep-alive") if api == "chat" else ("/v1/messages", "event: ping")
@@ -185,11 +194,7 @@ def test_silence(guarded: Served, served: Served, api: str) -> None:
         assert raw.headers["cache-control"] == "no-cache"
         lines = raw.iter_lines()
         before = [next(lines) for _ in range(12)]
-        os.kill(server, signal.SIGSTOP)
-        try:
-            time.sleep(silent)
-        finally:
-            os.kill(server, signal.SIGCONT)
+        fall_silent(served, silent)
         rest = list(lines)
     assert (before + rest).count(sign) >= silent / 0.2 / 2
     assert rest[-2] == ("data: [DONE]" if api == "chat" else 'data: {"type":"message_stop"}')
@@ -218,15 +223,10 @@ def test_long_prompts(guarded: Served, path: str, question: str, sign: str, firs
 
 
 def test_clients_do_not_mind_silence(carol: OpenAI, served: Served) -> None:
-    server = served.pids["language"]
     events = carol.chat.completions.create(model="demo", messages=user(HELLO), stream=True, **PAST_ITS_END)  # type: ignore[call-overload]
     with events:
         begin = [next(events) for _ in range(4)]
-        os.kill(server, signal.SIGSTOP)
-        try:
-            time.sleep(0.7)
-        finally:
-            os.kill(server, signal.SIGCONT)
+        fall_silent(served, 0.7)
         chunks = [strict(chunk) for chunk in (*begin, *events)]
     assert streamed_text(chunks).startswith(GREETING)
     assert chunks[-1].choices[0].finish_reason == "length"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
-from tests.integration.contract.asking import ask, stream, streamed_text, text_of, user
-from tests.integration.either.conftest import CAROL, TEMPLATE_MARK, claude_of
+from tests.integration.contract.asking import ask, claude_of, stream, streamed_text, text_of, user
+from tests.integration.either.conftest import CAROL, TEMPLATE_MARK
 from tests.integration.either.questions import GREETING, HELLO, NO_THOUGHT, SUM, THINK, THOUGHT
 from tests.integration.seeing.pictures import PICTURE, seen
 from tests.serving import Served

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from anthropic import Anthropic
-from anthropic import DefaultHttpxClient as AnthropicHttpClient
 from openai import OpenAI
 
 from deploy.programs import demo_folder
-from tests.integration.contract.asking import client_of
-from tests.serving import TIMEOUT, Served, serving
+from tests.integration.contract.asking import claude_of, client_of
+from tests.serving import Served, serving
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +33,5 @@ def client(seeing: Served) -> Iterator[OpenAI]:
 
 @pytest.fixture(scope="session")
 def claude(seeing: Served) -> Iterator[Anthropic]:
-    http = AnthropicHttpClient(trust_env=False)
-    with Anthropic(base_url=seeing.url, api_key="none", max_retries=0, timeout=TIMEOUT, http_client=http) as client:
+    with claude_of(seeing) as client:
         yield client

@@ -30,7 +30,8 @@ from router.services import Services
 
 _OBJECT = {"type": "object"}
 _JSON = {"application/json": _OBJECT}
-_JSON_OR_EVENTS = {**_JSON, "text/event-stream": {"type": "string"}}
+# Of no type: to some readers each event is an object (as in OpenAPI 3.2), to others all of them are one string.
+_JSON_OR_EVENTS = {**_JSON, "text/event-stream": {"description": "server-sent events"}}
 _TEXT = {"text/plain": {"type": "string"}}
 
 # Bodies that paths take, for the OpenAPI document.
